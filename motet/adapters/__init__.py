@@ -1,0 +1,1 @@
+"""Checkpoint to deltas: formats, validation, digest."""

@@ -1,0 +1,39 @@
+"""Every option of the engine, typed, with its unit, its default and its help text.
+
+Owns: `EngineConfig`, what the engine process is started with.
+Does not know: the command line (`server/cli.py` builds one from it), nor this machine's sizes
+(`engine/resolve.py` fills what is None).
+"""
+
+import msgspec
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of the engine process. None means: decided from the model and the machine.
+
+    Attributes:
+        model: a Hugging Face directory, a hub id, or a `.gguf` file; None is the embedded default.
+        model_name: the name that requests use; None is the last part of `model`.
+        device: "cpu" or "cuda"; None is a GPU where there is one.
+        dtype: "float32", "bfloat16" or "float16"; None is float32 on a CPU, else the model's own.
+        pool_memory_bytes: size of the page pool; None is a share of what is free.
+        page_size: KV tokens in a page; None is the least power of two, from 16 up, whose page
+            holds the longest rank row.
+        max_model_len: longest sequence [tokens]; None is the model's own limit.
+        max_step_tokens: tokens that one step computes at most (prefill chunks and decodes).
+        max_running: sequences in a step at most.
+        num_loader_threads: threads that bring adapters from disk to host and host to device.
+        num_threads: CPU threads of the step; None is one per core that this process may use.
+    """
+
+    model: str | None = None
+    model_name: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    pool_memory_bytes: int | None = None
+    page_size: int | None = None
+    max_model_len: int | None = None
+    max_step_tokens: int = 512
+    max_running: int = 256
+    num_loader_threads: int = 2
+    num_threads: int | None = None

@@ -1,0 +1,48 @@
+"""How the tokens of one request are chosen.
+
+Owns: `SamplingParams`, the resolved form that the engine reads.
+Does not know: the HTTP fields it came from, their bounds and their messages (`server/protocol.py`).
+"""
+
+import msgspec
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Resolved sampling parameters of one sequence.
+
+    Attributes:
+        max_tokens: tokens to generate at most, >= 1.
+        temperature: 0 is greedy.
+        top_k: keep the k likeliest tokens; None keeps all.
+        top_p: keep the smallest set of tokens with at least this probability, in (0, 1].
+        min_p: keep tokens with at least this fraction of the likeliest token's probability.
+        seed: draws depend on the seed and the position alone, never on the batch.
+        stop_token_ids: generation ends after one of these, end-of-text tokens included
+            unless `ignore_eos` removed them when the request was resolved.
+        repetition_penalty: divides positive and multiplies negative logits of seen tokens
+            (prompt and output), as in transformers; 1 does nothing.
+        presence_penalty, frequency_penalty: OpenAI's, over output tokens; 0 does nothing.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def has_penalties(self) -> bool:
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+        )

@@ -1,0 +1,1 @@
+"""One step: batch to tokens, and the process around it."""

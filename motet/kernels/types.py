@@ -1,0 +1,181 @@
+"""What the kernels are given: tables over the page pool, and the make-up of one batch.
+
+Owns: the layout of the device tables and of the per-step index tensors, and the `Kernels`
+interface that the reference, CPU and Triton implementations share.
+Does not know: who fills them (`memory/`, `engine/`), nor which modules a model has.
+
+The pool is one tensor `[num_layers, num_pages, page_elems]`. A page holds either KV of `page_size`
+tokens, viewed `[2, page_size, num_kv_heads, head_dim]`, or rank rows of adapters, packed one after
+another, no row across a page's end.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LoraTables:
+    """Where the rank rows of each resident adapter lie in the pool. Shapes never change.
+
+    Attributes:
+        row_offsets: int64 [row_capacity]. Offset, in elements of the flattened whole pool, of a
+            rank row: one row of A (`in_features` elements) or one column of B (`out_features`).
+        run_starts: int32 [num_slots, num_layers, num_modules, 2]. First entry in `row_offsets` of
+            the adapter's A rows (index 0) and B columns (index 1) for that layer and module.
+        ranks: int32 [num_slots, num_layers, num_modules]. True rank; 0 where it is not touched.
+    """
+
+    row_offsets: Tensor
+    run_starts: Tensor
+    ranks: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPairs:
+    """The (token, slot, weight) pairs of a batch, sorted by slot. A token appears at most once.
+
+    Tokens of the base model have no pair and cost nothing.
+
+    Attributes:
+        tokens: int32 [num_pairs]. Row of the batch.
+        slots: int32 [num_pairs]. Row of the tables.
+        weights: float32 [num_pairs]. Factor on the delta; an adapter's own scaling is in its rows.
+        segment_starts: int32 [num_segments + 1]. Pairs of one segment share a slot.
+        max_rank: largest rank of any layer and module among the adapters of this batch.
+    """
+
+    tokens: Tensor
+    slots: Tensor
+    weights: Tensor
+    segment_starts: Tensor
+    max_rank: int
+
+    @property
+    def num_pairs(self) -> int:
+        return self.tokens.shape[0]
+
+    @property
+    def num_segments(self) -> int:
+        return self.segment_starts.shape[0] - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """One of several sibling projections whose outputs lie side by side in a merged tensor.
+
+    Attributes:
+        module: its column in the LoRA tables.
+        out_start: its first column in the merged output.
+        out_features: its number of columns.
+    """
+
+    module: int
+    out_start: int
+    out_features: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionBatch:
+    """Which tokens of a batch belong to which sequence, and where its KV pages are.
+
+    Sequence i has the tokens `query_starts[i]:query_starts[i + 1]` of the batch; they are its last
+    ones, and with them its context is `context_lens[i]` tokens long.
+
+    Attributes:
+        page_table: int32 [num_seqs, max_pages_per_seq]. Page ids; entries past the end are unused.
+        query_starts: int32 [num_seqs + 1].
+        context_lens: int32 [num_seqs].
+        max_query_len: most tokens of one sequence in this batch.
+        max_context_len: longest context in this batch.
+        page_size: KV tokens in a page.
+    """
+
+    page_table: Tensor
+    query_starts: Tensor
+    context_lens: Tensor
+    max_query_len: int
+    max_context_len: int
+    page_size: int
+
+    @property
+    def num_seqs(self) -> int:
+        return self.context_lens.shape[0]
+
+
+class Kernels(Protocol):
+    """What a step needs from its device. Implementations: reference, CPU, Triton."""
+
+    def shrink(
+        self,
+        x: Tensor,
+        pool: Tensor,
+        tables: LoraTables,
+        pairs: LoraPairs,
+        layer: int,
+        projections: tuple[Projection, ...],
+    ) -> Tensor:
+        """v[p, s, j] = A_s[j] . x[token(p)] for j < rank, in float32.
+
+        x is [num_tokens, in_features] in the pool's dtype. Returns float32
+        [num_pairs, len(projections), max_rank]; entries at and above the true rank are undefined.
+        """
+        ...
+
+    def expand(
+        self,
+        v: Tensor,
+        pool: Tensor,
+        tables: LoraTables,
+        pairs: LoraPairs,
+        layer: int,
+        projections: tuple[Projection, ...],
+        y: Tensor,
+    ) -> None:
+        """y[token(p), columns of s] += weight(p) * sum_j v[p, s, j] * B_s[:, j], in place.
+
+        y is [num_tokens, total_out_features] in the pool's dtype; the sum is taken in float32.
+        Rows of y without a pair are not written.
+        """
+        ...
+
+    def write_kv(
+        self, k: Tensor, v: Tensor, pool: Tensor, layer: int, kv_slots: Tensor, page_size: int
+    ) -> None:
+        """Store k and v, [num_tokens, num_kv_heads, head_dim], at token slots of the pool.
+
+        kv_slots: int64 [num_tokens], `page_id * page_size + position within the page`.
+        """
+        ...
+
+    def paged_attention(
+        self,
+        q: Tensor,
+        pool: Tensor,
+        layer: int,
+        batch: AttentionBatch,
+        num_kv_heads: int,
+        scale: float,
+        sliding_window: int | None,
+    ) -> Tensor:
+        """Causal attention of the batch's tokens over their sequences' pages, GQA.
+
+        q is [num_tokens, num_heads, head_dim]. A token sees itself and the tokens before it; with
+        a sliding window of w, the last w of them (itself included), as in transformers. Softmax
+        and accumulation in float32. Returns [num_tokens, num_heads, head_dim] in q's dtype. The
+        new tokens' KV is already in the pool.
+        """
+        ...
+
+
+def load_kernels(device: torch.device) -> Kernels:
+    """The kernels for a device: Triton on a GPU, Numba on a CPU."""
+    if device.type == "cuda":
+        from motet.kernels.triton_backend import TritonKernels
+
+        return TritonKernels()
+    from motet.kernels.cpu_backend import CpuKernels
+
+    return CpuKernels()

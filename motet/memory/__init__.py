@@ -1,0 +1,1 @@
+"""Who owns which bytes: the page pool, KV pages, adapter residency."""

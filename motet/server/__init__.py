@@ -1,0 +1,1 @@
+"""HTTP in and out: the OpenAI API, admin, auth, streaming, metrics, command line."""
