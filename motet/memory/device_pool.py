@@ -1,0 +1,136 @@
+"""The pool's tensor and the tables that kernels read, and the packed host copy of an adapter.
+
+Owns: the only device memory that holds KV or adapter weights.
+Does not know: who is given which page (`page_pool.py`, `residency.py`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from motet.core.shape import NUM_MODULES, Module
+from motet.kernels.types import LoraTables
+from motet.memory.geometry import AdapterLayout, PageGeometry, lay_out_adapter
+from motet.memory.residency import Placement
+
+
+@dataclass(frozen=True)
+class PackedAdapter:
+    """An adapter in page layout, in host memory: one copy brings it in.
+
+    Attributes:
+        layout: where its rows lie.
+        pages: [num_layers, layout.num_pages, page_elems] in the pool's dtype; pinned for a GPU.
+    """
+
+    layout: AdapterLayout
+    pages: Tensor
+
+
+def pack_adapter(
+    geometry: PageGeometry,
+    dtype: torch.dtype,
+    deltas: Mapping[tuple[int, Module], tuple[Tensor, Tensor]],
+    *,
+    pinned: bool,
+) -> PackedAdapter:
+    """Bring an adapter into page layout.
+
+    Args:
+        geometry: the pool's page sizes.
+        dtype: the pool's dtype.
+        deltas: A [rank, in_features] and B [out_features, rank] of each touched (layer, module),
+            scaling folded in.
+        pinned: allocate page-locked memory, for an asynchronous copy to a GPU.
+
+    Returns:
+        The packed adapter; unused elements are zero.
+    """
+    layout = lay_out_adapter(geometry, {key: a.shape[0] for key, (a, _) in deltas.items()})
+    num_layers = geometry.shape.num_layers
+    pages = torch.zeros(
+        num_layers, layout.num_pages, geometry.page_elems, dtype=dtype, pin_memory=pinned
+    )
+    flat = pages.view(-1)
+    page_numbers = layout.row_layers * layout.num_pages + layout.row_pages
+    offsets = page_numbers * geometry.page_elems + layout.row_starts
+    for run, first_row in zip(layout.runs, layout.run_first_rows, strict=True):
+        a, b = deltas[run.layer, run.module]
+        rows = b.T if run.is_b else a
+        _copy_rows(flat, offsets[first_row : first_row + run.num_rows], rows)
+    return PackedAdapter(layout, pages)
+
+
+def _copy_rows(flat: Tensor, offsets: np.ndarray, rows: Tensor) -> None:
+    """Copy rows to their offsets, one copy for each stretch without a gap (a page, mostly)."""
+    row_elems = rows.shape[1]
+    breaks = np.flatnonzero(np.diff(offsets) != row_elems) + 1
+    for begin, end in zip([0, *breaks], [*breaks, len(offsets)], strict=True):
+        start = int(offsets[begin])
+        stretch = flat[start : start + (end - begin) * row_elems]
+        stretch.view(-1, row_elems).copy_(rows[begin:end])
+
+
+class DevicePool:
+    """One tensor for KV and adapter weights, and the tables over it. Shapes never change.
+
+    Attributes:
+        data: [num_layers, num_pages, page_elems].
+        tables: the LoRA tables. There is a slot for each page, since an adapter takes at least
+            one: so the number of adapters on the device has no limit but the pool.
+    """
+
+    def __init__(
+        self, geometry: PageGeometry, num_pages: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.geometry = geometry
+        self.data = torch.empty(
+            geometry.shape.num_layers, num_pages, geometry.page_elems, dtype=dtype, device=device
+        )
+        num_slots = num_pages
+        table_shape = (num_slots, geometry.shape.num_layers, NUM_MODULES)
+        self.tables = LoraTables(
+            row_offsets=torch.zeros(
+                row_capacity(geometry, num_pages), dtype=torch.int64, device=device
+            ),
+            run_starts=torch.zeros(*table_shape, 2, dtype=torch.int32, device=device),
+            ranks=torch.zeros(table_shape, dtype=torch.int32, device=device),
+        )
+
+    def copy_in(self, packed: PackedAdapter, placement: Placement) -> None:
+        """Copy a packed adapter to its pages and write its table rows.
+
+        No running batch may use the placement's slot yet. On a GPU the caller chooses the stream.
+        """
+        layout = packed.layout
+        device = self.data.device
+        page_ids = np.array(placement.pages, dtype=np.int64)
+        _copy_pages(self.data, packed.pages, placement.pages)
+        num_pages, page_elems = self.data.shape[1:]
+        pages = layout.row_layers * num_pages + page_ids[layout.row_pages]
+        offsets = pages * page_elems + layout.row_starts
+        rows = slice(placement.first_row, placement.first_row + placement.num_rows)
+        self.tables.row_offsets[rows] = torch.from_numpy(offsets).to(device)
+        run_starts = layout.run_starts + placement.first_row
+        self.tables.run_starts[placement.slot] = torch.from_numpy(run_starts).int().to(device)
+        self.tables.ranks[placement.slot] = torch.from_numpy(layout.ranks).int().to(device)
+
+
+def _copy_pages(pool: Tensor, packed: Tensor, page_ids: tuple[int, ...]) -> None:
+    index = torch.tensor(page_ids, dtype=torch.int64, device=pool.device)
+    pool.index_copy_(1, index, packed.to(pool.device, non_blocking=True))
+
+
+def row_capacity(geometry: PageGeometry, num_pages: int) -> int:
+    """Entries of the row-offset table: as many rows as the pool can hold."""
+    return geometry.shape.num_layers * num_pages * geometry.max_rows_per_page
+
+
+def num_pages_in(geometry: PageGeometry, pool_bytes: int, dtype: torch.dtype) -> int:
+    """How many pages, with their share of the tables, fit in a memory budget [bytes]."""
+    shape = geometry.shape
+    table_bytes = shape.num_layers * (8 * geometry.max_rows_per_page + 4 * 3 * NUM_MODULES)
+    return pool_bytes // (geometry.page_bytes(dtype.itemsize) + table_bytes)
