@@ -1,0 +1,104 @@
+"""What must hold after every step of the scheduler, whatever happens.
+
+Owns: the rules, each stated over what can be seen from outside.
+Does not know: who drives the scheduler.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from motet.core.messages import AddRequest
+from motet.memory.page_pool import PagePool
+from motet.memory.residency import AdapterResidency
+from motet.scheduler.scheduler import Scheduler
+from motet.scheduler.sequence import Batch, Sequence
+
+
+@dataclass
+class Progress:
+    """A request as seen from outside the scheduler."""
+
+    request: AddRequest
+    arrival: int
+    expected: list[int]
+    expected_reason: str
+    output: list[int] = field(default_factory=list)
+    sequence: Sequence | None = None  # known from the first batch that has it
+
+    @property
+    def is_running(self) -> bool:
+        return self.sequence is not None and bool(self.sequence.pages)
+
+    @property
+    def digest(self) -> str | None:
+        return self.request.digest
+
+
+Live = Mapping[str, Progress]  # by request id
+
+
+def pages_add_up(scheduler: Scheduler, pool: PagePool, live: Live) -> None:
+    """Each page is free, a running sequence's, or an adapter's."""
+    scheduler.check()
+    running = [p.sequence for p in live.values() if p.is_running and p.sequence]
+    num_kv_pages = sum(len(sequence.pages) for sequence in running)
+    assert pool.num_owned("kv") == num_kv_pages
+    assert pool.num_free + num_kv_pages + pool.num_owned("adapter") == pool.num_pages
+    assert scheduler.num_running == len(running)
+    assert scheduler.num_waiting == len(live) - len(running)
+
+
+def adapters_are_there(scheduler: Scheduler, residency: AdapterResidency, live: Live) -> None:
+    """No adapter in use is evicted."""
+    used = {p.digest for p in live.values() if p.is_running and p.digest}
+    named = {p.digest for p in live.values() if not p.is_running and p.digest}
+    assert used <= set(residency.resident())
+    assert scheduler.running_adapters() == used
+    assert scheduler.waiting_adapters() == named
+    assert all(scheduler.uses_adapter(digest) for digest in used | named)
+
+
+def chunks_are_sound(batch: Batch, page_size: int) -> None:
+    """Each sequence at most once, with something to compute and pages for its context."""
+    assert batch.num_tokens == sum(chunk.num_new_tokens for chunk in batch.chunks)
+    assert len({chunk.sequence for chunk in batch.chunks}) == len(batch.chunks)
+    for chunk in batch.chunks:
+        assert chunk.num_new_tokens > 0
+        assert chunk.end <= chunk.sequence.num_tokens
+        assert chunk.end <= len(chunk.sequence.pages) * page_size
+
+
+def tokens_are_lost_by_preemption_alone(
+    live: Live, computed_before: Mapping[str, int], num_preemptions: int
+) -> None:
+    """What was computed stays, or goes altogether with a preemption that is counted."""
+    num_lost = 0
+    for request_id, before in computed_before.items():
+        sequence = live[request_id].sequence
+        assert sequence is not None
+        assert sequence.num_computed_tokens in (0, before)
+        num_lost += sequence.num_computed_tokens != before
+    assert num_preemptions == num_lost
+
+
+def first_come_first_served(batch: Batch, live: Live, residency: AdapterResidency) -> None:
+    """Who is admitted overtakes those only who wait for an adapter."""
+    for chunk in batch.chunks:
+        if chunk.start > 0:
+            continue
+        arrival = live[chunk.sequence.request_id].arrival
+        for other in live.values():
+            if other.arrival < arrival and not other.is_running:
+                assert other.digest is not None
+                assert not residency.is_resident(other.digest)
+
+
+def no_decode_waits_for_a_prefill(batch: Batch, live: Live) -> None:
+    """A running decode that is left out was left out for other decodes."""
+    scheduled = {chunk.sequence for chunk in batch.chunks}
+    for progress in live.values():
+        sequence = progress.sequence
+        if sequence is None or not sequence.pages or sequence in scheduled:
+            continue
+        if sequence.num_uncomputed_tokens == 1:
+            assert all(chunk.num_new_tokens == 1 for chunk in batch.chunks)
