@@ -1,0 +1,105 @@
+"""Fills what the configuration left open, from the model and from this machine.
+
+Owns: the defaults that depend on free memory, cores and devices.
+Does not know: the command line.
+"""
+
+import os
+from pathlib import Path
+
+import psutil
+import torch
+
+from motet.core.config import EngineConfig
+from motet.core.errors import ConfigError
+from motet.core.shape import ModelShape
+from motet.memory.device_pool import num_pages_in
+from motet.memory.geometry import PageGeometry, smallest_page_size
+
+# Shares of what is free once the weights are loaded. A CPU's memory is shared with everything
+# else on the machine, a GPU's with nothing.
+CPU_POOL_SHARE = 0.25
+GPU_POOL_SHARE = 0.85
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CGROUP_USAGE = Path("/sys/fs/cgroup/memory.current")
+
+
+def resolve_device(config: EngineConfig) -> torch.device:
+    """The device to run on: as configured, else a GPU where there is one."""
+    if config.device is not None:
+        if config.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(
+                f"device {config.device!r} was asked for, but torch {torch.__version__} finds no "
+                "GPU; use --device cpu, or install a CUDA build of torch",
+                param="device",
+            )
+        return torch.device(config.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_num_threads(config: EngineConfig) -> int:
+    """Threads of the step: as configured, else the cores that this process may use."""
+    return config.num_threads or len(os.sched_getaffinity(0))
+
+
+def resolve_geometry(config: EngineConfig, shape: ModelShape) -> PageGeometry:
+    """Page sizes for this model.
+
+    Raises:
+        ConfigError: the configured page is too small for the longest rank row.
+    """
+    return PageGeometry(shape, config.page_size or smallest_page_size(shape))
+
+
+def resolve_max_model_len(config: EngineConfig, model_limit: int) -> int:
+    """The longest sequence: as configured, at most what the model was made for."""
+    if config.max_model_len is None:
+        return model_limit
+    if config.max_model_len > model_limit:
+        raise ConfigError(
+            f"max_model_len is {config.max_model_len}, but the model takes {model_limit} tokens",
+            param="max_model_len",
+        )
+    return config.max_model_len
+
+
+def resolve_num_pages(
+    config: EngineConfig, geometry: PageGeometry, dtype: torch.dtype, device: torch.device
+) -> int:
+    """Pages of the pool, from its memory budget.
+
+    Raises:
+        ConfigError: not even a few pages fit.
+    """
+    budget_bytes = config.pool_memory_bytes or default_pool_bytes(device)
+    num_pages = num_pages_in(geometry, budget_bytes, dtype)
+    if num_pages < 2:
+        raise ConfigError(
+            f"a pool of {budget_bytes} bytes holds {num_pages} pages of "
+            f"{geometry.page_bytes(dtype.itemsize)} bytes; give --pool-memory at least "
+            f"{64 * geometry.page_bytes(dtype.itemsize)}",
+            param="pool_memory",
+        )
+    return num_pages
+
+
+def default_pool_bytes(device: torch.device) -> int:
+    """A share of the memory that is free on the device now."""
+    if device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        return int(free_bytes * GPU_POOL_SHARE)
+    available_bytes: int = psutil.virtual_memory().available
+    free_bytes = min(available_bytes, _cgroup_free_bytes())
+    return int(free_bytes * CPU_POOL_SHARE)
+
+
+def _cgroup_free_bytes() -> int:
+    """What a container's limit leaves free; without a limit, all of the machine's memory."""
+    total_bytes: int = psutil.virtual_memory().total
+    if not _CGROUP_LIMIT.exists():
+        return total_bytes
+    limit = _CGROUP_LIMIT.read_text().strip()
+    if limit == "max":
+        return total_bytes
+    return max(0, int(limit) - int(_CGROUP_USAGE.read_text()))
