@@ -4,7 +4,6 @@ Owns: the loader threads, and the stream of copies to a GPU.
 Does not know: which adapter should be where; it does what it is told and reports.
 """
 
-import os
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -137,27 +136,3 @@ class AdapterLoader:
         except Exception as error:  # as above
             return CopyFailed(placement.digest, f"{type(error).__name__}: {error}")
         return CopyDone(placement.digest)
-
-
-class Waker:
-    """A pipe that ends a poll: any thread writes, the engine loop watches `fd` and drains it."""
-
-    def __init__(self) -> None:
-        self.fd, self._write_fd = os.pipe()
-        os.set_blocking(self.fd, False)
-        os.set_blocking(self._write_fd, False)
-
-    def wake(self) -> None:
-        """Make `fd` readable. Safe from any thread."""
-        try:
-            os.write(self._write_fd, b"\0")
-        except BlockingIOError:
-            return  # the pipe is full of wake-ups that were not drained yet
-
-    def drain(self) -> None:
-        """Make `fd` unreadable until the next `wake`."""
-        try:
-            while os.read(self.fd, 4096):
-                pass
-        except BlockingIOError:
-            return

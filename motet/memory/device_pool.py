@@ -59,19 +59,29 @@ def pack_adapter(
     offsets = page_numbers * geometry.page_elems + layout.row_starts
     for run, first_row in zip(layout.runs, layout.run_first_rows, strict=True):
         a, b = deltas[run.layer, run.module]
-        rows = b.T if run.is_b else a
+        rows = (b.T if run.is_b else a).to(dtype)
         _copy_rows(flat, offsets[first_row : first_row + run.num_rows], rows)
     return PackedAdapter(layout, pages)
 
 
 def _copy_rows(flat: Tensor, offsets: np.ndarray, rows: Tensor) -> None:
     """Copy rows to their offsets, one copy for each stretch without a gap (a page, mostly)."""
+    target, source = _bits(flat), _bits(rows)
     row_elems = rows.shape[1]
     breaks = np.flatnonzero(np.diff(offsets) != row_elems) + 1
     for begin, end in zip([0, *breaks], [*breaks, len(offsets)], strict=True):
         start = int(offsets[begin])
-        stretch = flat[start : start + (end - begin) * row_elems]
-        stretch.view(-1, row_elems).copy_(rows[begin:end])
+        stretch = target[start : start + (end - begin) * row_elems]
+        stretch.reshape(-1, row_elems)[:] = source[begin:end]
+
+
+def _bits(tensor: Tensor) -> np.ndarray:
+    """A CPU tensor as an array of integers of its width, sharing memory.
+
+    Loader threads copy with NumPy, on one core: torch would start a team of threads for each of
+    them, which fight with the step's for the cores.
+    """
+    return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize]).numpy()
 
 
 class DevicePool:
@@ -106,22 +116,30 @@ class DevicePool:
         No running batch may use the placement's slot yet. On a GPU the caller chooses the stream.
         """
         layout = packed.layout
-        device = self.data.device
         page_ids = np.array(placement.pages, dtype=np.int64)
-        _copy_pages(self.data, packed.pages, placement.pages)
         num_pages, page_elems = self.data.shape[1:]
         pages = layout.row_layers * num_pages + page_ids[layout.row_pages]
         offsets = pages * page_elems + layout.row_starts
+        run_starts = (layout.run_starts + placement.first_row).astype(np.int32)
         rows = slice(placement.first_row, placement.first_row + placement.num_rows)
-        self.tables.row_offsets[rows] = torch.from_numpy(offsets).to(device)
-        run_starts = layout.run_starts + placement.first_row
-        self.tables.run_starts[placement.slot] = torch.from_numpy(run_starts).int().to(device)
-        self.tables.ranks[placement.slot] = torch.from_numpy(layout.ranks).int().to(device)
+        self._copy_pages(packed.pages, page_ids)
+        _assign(self.tables.row_offsets[rows], offsets)
+        _assign(self.tables.run_starts[placement.slot], run_starts)
+        _assign(self.tables.ranks[placement.slot], layout.ranks.astype(np.int32))
+
+    def _copy_pages(self, pages: Tensor, page_ids: np.ndarray) -> None:
+        if self.data.device.type == "cpu":
+            _bits(self.data)[:, page_ids] = _bits(pages)
+        else:
+            index = torch.from_numpy(page_ids).to(self.data.device)
+            self.data.index_copy_(1, index, pages.to(self.data.device, non_blocking=True))
 
 
-def _copy_pages(pool: Tensor, packed: Tensor, page_ids: tuple[int, ...]) -> None:
-    index = torch.tensor(page_ids, dtype=torch.int64, device=pool.device)
-    pool.index_copy_(1, index, packed.to(pool.device, non_blocking=True))
+def _assign(target: Tensor, values: np.ndarray) -> None:
+    if target.device.type == "cpu":
+        target.numpy()[...] = values
+    else:
+        target.copy_(torch.from_numpy(values), non_blocking=True)
 
 
 def row_capacity(geometry: PageGeometry, num_pages: int) -> int:

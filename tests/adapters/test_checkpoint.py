@@ -220,6 +220,12 @@ def test_corrupt_weights(adapter, content):
     assert refused(adapter)[0] == "corrupt_adapter"
 
 
+def test_a_header_that_is_cut_off_is_told(adapter):
+    whole = (adapter / WEIGHTS).read_bytes()
+    (adapter / WEIGHTS).write_bytes(whole[:100])
+    assert "the file has 100" in refused(adapter)[1]
+
+
 def test_header_limit(adapter, monkeypatch):
     read_checkpoint(adapter)
     monkeypatch.setattr(parsing, "MAX_HEADER_BYTES", 64)

@@ -18,7 +18,7 @@ PIECES = ["q", "k_proj", "_proj", "proj", ".", "\\.", ".*", "\\d", "\\d+", "[01]
           "{1,2}", "[a-z_]+", "0"]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     tables=st.lists(
         st.lists(st.sampled_from(PIECES), min_size=1, max_size=7).map("".join), max_size=3
@@ -36,6 +36,19 @@ def test_like_peft(tables):
         if (found := get_pattern_key(list(patterns), path)) in patterns
     }
     assert first_matches(patterns, PATHS, "rank_pattern") == expected
+
+
+@pytest.mark.parametrize("pattern", ["q_proj", "(q)_proj", "self_attn.q_proj", r"self_attn\.q.*"])
+def test_the_whole_path_or_its_end_after_a_dot(pattern):
+    found = first_matches({pattern: 1}, [*PATHS, "xq_proj", "xself_attn.q"], "rank_pattern")
+    assert found == {path: 1 for path in PATHS if path.endswith(".q_proj")}
+    assert first_matches({"_proj": 1, "roj*": 1, "[a-z]roj": 1}, PATHS, "rank_pattern") == {}
+
+
+@pytest.mark.parametrize("patterns", [{"q_proj": 1, ".*": 2}, {"(q|v)_proj": 1, "q_proj": 2}])
+def test_the_first_match_wins(patterns):
+    found = first_matches(patterns, PATHS, "rank_pattern")
+    assert {found[path] for path in PATHS if path.endswith("q_proj")} == {1}
 
 
 def compiles(pattern: str) -> bool:

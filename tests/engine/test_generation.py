@@ -25,8 +25,8 @@ from motet.core.messages import (
 )
 from motet.core.sampling import SamplingParams
 from motet.core.shape import ModelShape, Module
+from motet.engine.build import build_engine
 from motet.engine.engine import Engine
-from motet.engine.process import build_engine
 from motet.memory.geometry import PageGeometry
 from tests.adapters.make import AdapterSpec, write_lora
 from tests.models.tiny import VOCAB_SIZE, random_tokens, save_tiny_model

@@ -1,6 +1,7 @@
 """Who is on the device: examples of the contract, and a model of it driven at random."""
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import settings
@@ -26,6 +27,16 @@ def load(residency: AdapterResidency, digest: str) -> Placement:
     assert placement is not None
     residency.finish_load(digest)
     return placement
+
+
+def eviction_order(
+    residency: AdapterResidency, digests: str, wanted: Sequence[str] = ()
+) -> list[str]:
+    """Evict all that is idle; the digests in the order in which they went."""
+    order: list[str] = []
+    while residency.evict_idle((), wanted):
+        order += [d for d in digests if d not in order and not residency.is_resident(d)]
+    return order
 
 
 def test_known_then_loading_then_resident() -> None:
@@ -110,11 +121,43 @@ def test_the_least_recently_used_goes_first() -> None:
         load(residency, digest)
     residency.acquire("a")
     residency.release("a")
-    order = []
-    while residency.evict_idle(()):
-        order.append(next(d for d in "abc" if d not in order and not residency.is_resident(d)))
-    assert order == ["b", "c", "a"]
+    assert eviction_order(residency, "abc") == ["b", "c", "a"]
     assert residency.num_evictions == 3
+
+
+def test_a_use_counts_until_it_is_given_back() -> None:
+    _, residency = make(3, {"a": 1, "b": 1, "c": 1})
+    for digest in "cab":
+        load(residency, digest)
+    for digest in "ab":
+        residency.acquire(digest)
+    for digest in "ba":
+        residency.release(digest)
+    assert eviction_order(residency, "abc") == ["c", "b", "a"]
+
+
+def test_one_that_was_never_used_counts_from_its_load() -> None:
+    _, residency = make(3, {"a": 1, "b": 1, "c": 1})
+    for digest in "cab":
+        load(residency, digest)
+    assert eviction_order(residency, "abc") == ["c", "a", "b"]
+
+
+def test_what_is_wanted_goes_last_and_the_soonest_wanted_last_of_all() -> None:
+    _, residency = make(4, {"a": 1, "b": 1, "c": 1, "d": 1})
+    for digest in "abcd":
+        load(residency, digest)
+    wanted = ["a", "cold", "c", "b"]
+    assert eviction_order(residency, "abcd", wanted) == ["d", "b", "c", "a"]
+
+
+def test_what_is_wanted_and_protected_stays() -> None:
+    _, residency = make(2, {"a": 1, "b": 1})
+    load(residency, "a")
+    load(residency, "b")
+    assert residency.evict_idle(("b",), ["a", "b"])
+    assert list(residency.resident()) == ["b"]
+    assert not residency.evict_idle(("b",), ["a", "b"])
 
 
 def test_neither_used_nor_loading_nor_protected_is_evicted() -> None:
@@ -260,11 +303,14 @@ class ResidencyMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def evict(self, data: st.DataObject) -> None:
-        protected = data.draw(st.sets(st.sampled_from(sorted(self.sizes))))
+        digests = st.sampled_from(sorted(self.sizes))
+        protected = data.draw(st.sets(digests, max_size=2))
+        wanted = data.draw(st.lists(digests, unique=True))
         idle = self.idle(protected)
+        idle = [d for d in idle if d not in wanted] + [d for d in wanted[::-1] if d in idle]
         num_pages = sum(self.sizes[digest] for digest in idle)
         assert self.residency.num_evictable_pages(protected) == num_pages
-        assert self.residency.evict_idle(protected) == bool(idle)
+        assert self.residency.evict_idle(protected, wanted) == bool(idle)
         if idle:
             self.remove(idle[0])
 

@@ -1,0 +1,92 @@
+"""Wires an engine from a configuration: model, pool, scheduler, loader.
+
+Owns: the order in which the parts are made.
+Does not know: the process around it (`process.py`).
+"""
+
+from collections.abc import Callable
+
+import numba
+import torch
+
+from motet.core.config import EngineConfig
+from motet.core.messages import EngineReady, FromEngine
+from motet.engine.engine import Engine
+from motet.engine.loader import AdapterLoader
+from motet.engine.resolve import (
+    resolve_device,
+    resolve_geometry,
+    resolve_max_model_len,
+    resolve_num_pages,
+    resolve_num_threads,
+)
+from motet.engine.runner import ModelRunner, ResidentAdapter
+from motet.engine.store import AdapterStore
+from motet.kernels.types import load_kernels
+from motet.memory.device_pool import DevicePool, row_capacity
+from motet.memory.page_pool import PagePool
+from motet.memory.residency import AdapterResidency
+from motet.models.loader import load_decoder, resolve_dtype, resolve_model_dir
+from motet.scheduler.scheduler import Scheduler
+
+
+def build_engine(
+    config: EngineConfig, wake: Callable[[], None], send: Callable[[FromEngine], None]
+) -> tuple[Engine, EngineReady]:
+    """Load the model, size the pool and wire the engine.
+
+    Args:
+        config: the options; what is None is filled here.
+        wake: called from a loader thread when the engine should step.
+        send: takes the engine's messages.
+
+    Raises:
+        ConfigError: options that contradict the model or the machine.
+        ModelError: the model cannot be loaded.
+    """
+    device = resolve_device(config)
+    num_threads = resolve_num_threads(config)
+    torch.set_num_threads(num_threads)
+    numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))
+    model_dir = resolve_model_dir(config.model)
+    dtype = resolve_dtype(config.dtype, device, model_dir)
+    decoder = load_decoder(model_dir, device, dtype)
+    shape = decoder.config.shape
+    geometry = resolve_geometry(config, shape)
+    max_model_len = resolve_max_model_len(config, decoder.config.max_position_embeddings)
+    num_pages = resolve_num_pages(config, geometry, dtype, device)
+    device_pool = DevicePool(geometry, num_pages, dtype, device)
+    page_pool = PagePool(num_pages)
+    residency = AdapterResidency(page_pool, num_pages, row_capacity(geometry, num_pages))
+    store = AdapterStore()
+
+    def resident_adapter(digest: str) -> ResidentAdapter:
+        return ResidentAdapter(residency.slot(digest), store.packed(digest).layout.max_rank)
+
+    engine = Engine(
+        scheduler=Scheduler(
+            page_pool,
+            residency,
+            geometry,
+            max_step_tokens=config.max_step_tokens,
+            max_running=config.max_running,
+        ),
+        runner=ModelRunner(decoder, device_pool, load_kernels(device), resident_adapter),
+        loader=AdapterLoader(device_pool, config.num_loader_threads, wake),
+        pool=page_pool,
+        residency=residency,
+        store=store,
+        max_model_len=max_model_len,
+        send=send,
+    )
+    ready = EngineReady(
+        model_name=config.model_name or model_dir.name,
+        shape=shape,
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
+        max_model_len=max_model_len,
+        page_size=geometry.page_size,
+        page_bytes=geometry.page_bytes(dtype.itemsize),
+        num_pages=num_pages,
+    )
+    return engine, ready

@@ -1,0 +1,218 @@
+"""The LoRA kernels of the CPU: rank rows read where they lie in the page pool.
+
+Owns: the choice between two ways for a segment, and the checks of what the compiled loops take.
+Does not know: how the loops divide their work (`lora_cpu_loops.py`).
+
+A short segment (decode) is bound by memory: its rank rows are read once, in place, true rank by
+true rank. A long one (prefill) is bound by arithmetic: its rows are copied next to each other and
+BLAS multiplies. Both occur in one batch. A segment's length alone decides, so a token's result
+does not depend on the other segments. Grouping by adapter is the idea of SGMV (Punica,
+arXiv 2310.18547), rows in pages and true ranks are S-LoRA's (arXiv 2311.03285); here ranks also
+differ by layer and module.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from motet.kernels import lora_cpu_loops as loops
+from motet.kernels.types import LoraPairs, LoraTables, Projection
+
+LONG_SEGMENT = 64
+"""From this many pairs on, a segment's rows are copied and multiplied by BLAS."""
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def shrink(
+    x: Tensor,
+    pool: Tensor,
+    tables: LoraTables,
+    pairs: LoraPairs,
+    layer: int,
+    projections: tuple[Projection, ...],
+) -> Tensor:
+    """v[p, s, j] = sum_k A_s[j, k] * x[token(p), k] for j < rank. See `types.Kernels.shrink`.
+
+    Args:
+        x: [num_tokens, in_features] in the pool's dtype, columns adjacent.
+        pool: [num_layers, num_pages, page_elems], contiguous. float32 is read in place; bfloat16
+            and float16 rows are copied and converted for each segment, which is slower.
+
+    Returns:
+        float32 [num_pairs, len(projections), max_rank], summed in float32. Entries at and above
+        the true rank are not written.
+    """
+    _check(x, pool, tables, pairs)
+    v = torch.empty((pairs.num_pairs, len(projections), pairs.max_rank))
+    longest = _longest_in_place(pool)
+    if longest > 0 and pairs.num_pairs > 0:
+        loops.shrink(
+            _table_addresses(tables, layer),
+            _pair_addresses(pairs, longest),
+            _sibling_addresses(pairs, projections),
+            (x.data_ptr(), x.stride(0), x.shape[1]),
+            pool.data_ptr(),
+            v.data_ptr(),
+            torch.get_num_threads(),
+        )
+    for slot, first, last in _segments_longer_than(longest, pairs):
+        runs = _runs(tables, slot, layer, projections, side=0)
+        rows = _gather(pool, tables, runs, x.shape[1])
+        products = x[_token_rows(pairs, first, last)].float() @ rows.T
+        begin = 0
+        for s, (_, rank) in enumerate(runs):
+            v[first:last, s, :rank] = products[:, begin : begin + rank]
+            begin += rank
+    return v
+
+
+def expand(
+    v: Tensor,
+    pool: Tensor,
+    tables: LoraTables,
+    pairs: LoraPairs,
+    layer: int,
+    projections: tuple[Projection, ...],
+    y: Tensor,
+) -> None:
+    """y[token(p), columns of s] += weight(p) * sum_j v[p, s, j] * B_s[:, j], in place.
+
+    Args:
+        v: float32 [num_pairs, len(projections), max_rank], contiguous, as `shrink` returns it.
+        pool: as for `shrink`.
+        y: [num_tokens, total_out_features] in the pool's dtype, columns adjacent. The sum is taken
+            in float32. Rows without a pair are neither read nor written.
+    """
+    _check(y, pool, tables, pairs)
+    assert v.dtype == torch.float32, f"v is {v.dtype}, expected float32"
+    assert v.is_contiguous(), "v must be contiguous"
+    assert v.shape == (pairs.num_pairs, len(projections), pairs.max_rank), (
+        f"v has shape {tuple(v.shape)}, expected that of this batch and these projections"
+    )
+    longest = _longest_in_place(pool)
+    if longest > 0 and pairs.num_pairs > 0:
+        loops.expand(
+            _table_addresses(tables, layer),
+            _pair_addresses(pairs, longest),
+            pairs.weights.data_ptr(),
+            _sibling_addresses(pairs, projections),
+            v.data_ptr(),
+            pool.data_ptr(),
+            (y.data_ptr(), y.stride(0)),
+            torch.get_num_threads(),
+        )
+    for slot, first, last in _segments_longer_than(longest, pairs):
+        tokens = _token_rows(pairs, first, last)
+        runs = _runs(tables, slot, layer, projections, side=1)
+        for s, (projection, run) in enumerate(zip(projections, runs, strict=True)):
+            if run[1] == 0:
+                continue
+            rows = _gather(pool, tables, [run], projection.out_features)
+            weighted = v[first:last, s, : run[1]] * pairs.weights[first:last, None]
+            columns = y[:, projection.out_start : projection.out_start + projection.out_features]
+            if y.dtype != torch.float32:
+                columns[tokens] = (columns[tokens] + weighted @ rows).to(y.dtype)
+            elif isinstance(tokens, slice):
+                columns[tokens].addmm_(weighted, rows)
+            else:
+                columns.index_add_(0, tokens, weighted @ rows)
+
+
+def _check(tokens_by_features: Tensor, pool: Tensor, tables: LoraTables, pairs: LoraPairs) -> None:
+    """What the compiled loops rely on: a wrong dtype or stride there reads foreign memory."""
+    assert pool.dtype in _DTYPES, f"pool is {pool.dtype}, expected one of {_DTYPES}"
+    assert pool.is_contiguous(), "pool must be contiguous"
+    assert tokens_by_features.dtype == pool.dtype, (
+        f"x or y is {tokens_by_features.dtype}, the pool {pool.dtype}: convert one of them"
+    )
+    assert tokens_by_features.dim() == 2, "x and y must be [num_tokens, features]"
+    assert tokens_by_features.stride(1) == 1, "the columns of x and y must be adjacent"
+    assert tables.row_offsets.dtype == torch.int64, "row_offsets must be int64"
+    assert tables.run_starts.dtype == tables.ranks.dtype == torch.int32, "tables must be int32"
+    assert pairs.tokens.dtype == pairs.slots.dtype == torch.int32, "pairs must be int32"
+    assert pairs.segment_starts.dtype == torch.int32, "segment_starts must be int32"
+    assert pairs.weights.dtype == torch.float32, "weights must be float32"
+
+
+def _longest_in_place(pool: Tensor) -> int:
+    """Pairs of the longest segment whose rows are read in place; none of a half-precision pool."""
+    return LONG_SEGMENT - 1 if pool.dtype == torch.float32 else 0
+
+
+def _table_addresses(tables: LoraTables, layer: int) -> loops.Tables:
+    _, num_layers, num_modules = tables.ranks.shape
+    return (
+        tables.row_offsets.data_ptr(),
+        tables.run_starts.data_ptr(),
+        tables.ranks.data_ptr(),
+        layer * num_modules,
+        num_layers * num_modules,
+    )
+
+
+def _pair_addresses(pairs: LoraPairs, longest: int) -> loops.Pairs:
+    return (
+        pairs.tokens.data_ptr(),
+        pairs.slots.data_ptr(),
+        pairs.segment_starts.data_ptr(),
+        pairs.num_segments,
+        longest,
+    )
+
+
+def _sibling_addresses(pairs: LoraPairs, projections: tuple[Projection, ...]) -> loops.Siblings:
+    return _projection_table(projections).ctypes.data, len(projections), pairs.max_rank
+
+
+@cache
+def _projection_table(
+    projections: tuple[Projection, ...],
+) -> NDArray[np.int32]:
+    """int32 [num_projections, 3]: module, out_start, out_features. Kept: its address is used."""
+    return np.array([(p.module, p.out_start, p.out_features) for p in projections], np.int32)
+
+
+def _segments_longer_than(longest: int, pairs: LoraPairs) -> Iterator[tuple[int, int, int]]:
+    """(slot, first pair, last pair) of each such segment."""
+    if pairs.num_pairs <= longest:
+        return
+    starts = pairs.segment_starts.tolist()
+    for first, last in pairwise(starts):
+        if last - first > longest:
+            yield int(pairs.slots[first]), first, last
+
+
+def _token_rows(pairs: LoraPairs, first: int, last: int) -> Tensor | slice:
+    """The rows of the batch of some pairs; a slice, which copies nothing, if they are adjacent."""
+    tokens = pairs.tokens[first:last]
+    start = int(tokens[0])
+    if torch.equal(tokens, torch.arange(start, start + last - first, dtype=torch.int32)):
+        return slice(start, start + last - first)
+    return tokens
+
+
+def _runs(
+    tables: LoraTables, slot: int, layer: int, projections: tuple[Projection, ...], side: int
+) -> list[tuple[int, int]]:
+    """(first entry in `row_offsets`, rank) of each projection, of A (side 0) or B (1)."""
+    ranks = tables.ranks[slot, layer].tolist()
+    starts = tables.run_starts[slot, layer, :, side].tolist()
+    return [(starts[p.module], ranks[p.module]) for p in projections]
+
+
+def _gather(pool: Tensor, tables: LoraTables, runs: list[tuple[int, int]], width: int) -> Tensor:
+    """The rank rows of some runs, one after another: float32 [sum of ranks, width]."""
+    rows = pool.new_empty((sum(rank for _, rank in runs), width))
+    elem_bytes = pool.element_size()
+    at = rows.data_ptr()
+    for start, rank in runs:
+        entries = tables.row_offsets.data_ptr() + start * tables.row_offsets.element_size()
+        loops.gather(at, entries, pool.data_ptr(), rank, width, elem_bytes, torch.get_num_threads())
+        at += rank * width * elem_bytes
+    return rows.float()
