@@ -1,0 +1,60 @@
+"""What transformers and PEFT say, in float32: the answers that Motet must give."""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+class Oracle:
+    """The base model with all adapters loaded, one generation at a time."""
+
+    def __init__(self, model_dir: Path, adapters: dict[str, Path]) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+        self._model = model.eval()
+        for name, directory in adapters.items():
+            if isinstance(self._model, PeftModel):
+                self._model.load_adapter(directory, adapter_name=name)
+            else:
+                self._model = PeftModel.from_pretrained(model, directory, adapter_name=name).eval()
+
+    def chat_token_ids(self, user_text: str) -> list[int]:
+        """The prompt of a chat with one user message."""
+        ids: list[int] = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": user_text}],
+            add_generation_prompt=True,
+            return_dict=False,
+        )
+        return ids
+
+    @torch.inference_mode()
+    def greedy(self, adapter: str | None, prompt_token_ids: list[int], num_tokens: int) -> str:
+        """The text of exactly `num_tokens` greedy tokens, end-of-text ignored."""
+        prompt = torch.tensor([prompt_token_ids])
+        settings = {
+            "max_new_tokens": num_tokens,
+            "min_new_tokens": num_tokens,
+            "do_sample": False,
+            "eos_token_id": None,
+            "pad_token_id": 0,
+            "attention_mask": torch.ones_like(prompt),
+        }
+        if adapter is None:
+            with self._model.disable_adapter():
+                output = self._model.generate(prompt, **settings)
+        else:
+            self._model.set_adapter(adapter)
+            output = self._model.generate(prompt, **settings)
+        text: str = self.tokenizer.decode(
+            output[0, len(prompt_token_ids) :], skip_special_tokens=True
+        )
+        return text
+
+
+def example_prompts(examples: Path) -> dict[str, list[dict[str, str]]]:
+    """The prompts and expected answers that come with the example adapters, by adapter."""
+    prompts: dict[str, list[dict[str, str]]] = json.loads((examples / "prompts.json").read_text())
+    return prompts
