@@ -22,6 +22,9 @@ from motet.models.rope_config import RopeConfig, parse_rope
 
 # Fields that would change the logits, and the values with which they do not; the first is what
 # this decoder does. An absent field and a null are neutral.
+# What the attention kernels take: their rows fill whole SIMD registers and tensor-core tiles.
+HEAD_DIM_MULTIPLE = 16
+
 _NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
     "pretraining_tp": (1,),
@@ -166,8 +169,9 @@ def _parse_shape(fields: ConfigFields, architecture: Architecture) -> ModelShape
     )
     if shape.num_heads % shape.num_kv_heads != 0:
         raise wrong_value("num_key_value_heads", shape.num_kv_heads, f"a divisor of {num_heads}")
-    if shape.head_dim % 2 != 0:
-        raise wrong_value("head_dim", shape.head_dim, "an even number, as rotation takes pairs")
+    if shape.head_dim % HEAD_DIM_MULTIPLE != 0:
+        expected = f"a multiple of {HEAD_DIM_MULTIPLE}, which the attention kernels need"
+        raise wrong_value("head_dim", shape.head_dim, expected)
     return shape
 
 

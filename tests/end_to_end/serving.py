@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 
 START_LIMIT_S = 300
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -26,12 +26,12 @@ class Server:
     process: subprocess.Popen[str]
     log: Path
 
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=120)
+    def client(self) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, timeout=120)
 
     def gauge(self, name: str) -> float:
         """The value of a metric without labels."""
-        text = httpx.get(f"{self.url}/metrics", timeout=30).text
+        text = httpx2.get(f"{self.url}/metrics", timeout=30).text
         lines = [line for line in text.splitlines() if line.startswith(f"{name} ")]
         assert lines, f"/metrics has no {name}:\n{text}"
         return float(lines[0].split()[-1])
@@ -74,8 +74,8 @@ def wait_until_ready(server: Server) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline:
         assert server.process.poll() is None, server.log.read_text()
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{server.url}/ready", timeout=5).status_code == 200:
+        with contextlib.suppress(httpx2.TransportError):
+            if httpx2.get(f"{server.url}/ready", timeout=5).status_code == 200:
                 return
         time.sleep(0.2)
     raise AssertionError(f"not ready after {START_LIMIT_S} s:\n{server.log.read_text()}")

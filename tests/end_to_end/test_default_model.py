@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from openai import AsyncOpenAI
 
@@ -45,7 +45,7 @@ def user_text(adapter: str | None) -> str:
     return PROMPTS[adapter][0]["prompt"] if adapter else "Name three colours of the rainbow."
 
 
-async def complete(client: httpx.AsyncClient, model: str, prompt_token_ids: list[int]) -> str:
+async def complete(client: httpx2.AsyncClient, model: str, prompt_token_ids: list[int]) -> str:
     response = await client.post(
         "/v1/completions",
         json={
@@ -78,7 +78,7 @@ def test_each_alone_equals_transformers_and_peft(
     server: Server, cases: list[tuple[str, list[int], str]]
 ) -> None:
     async def run() -> list[str]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+        async with httpx2.AsyncClient(base_url=server.url, timeout=120) as client:
             return [await complete(client, model, prompt) for model, prompt, _ in cases]
 
     assert asyncio.run(run()) == [expected for _, _, expected in cases]
@@ -88,7 +88,7 @@ def test_all_mixed_in_one_batch_equal_transformers_and_peft(
     server: Server, cases: list[tuple[str, list[int], str]]
 ) -> None:
     async def run() -> list[str]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+        async with httpx2.AsyncClient(base_url=server.url, timeout=120) as client:
             return await asyncio.gather(
                 *(complete(client, model, prompt) for model, prompt, _ in cases)
             )
@@ -169,7 +169,7 @@ def test_the_same_seed_gives_the_same_text_alone_and_in_a_crowd(
     }
 
     async def run() -> tuple[str, list[str]]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+        async with httpx2.AsyncClient(base_url=server.url, timeout=120) as client:
             alone = (await client.post("/v1/completions", json=body)).json()
             crowd = [{**body, "model": name, "seed": i} for i, name in enumerate(ADAPTERS)]
             answers = await asyncio.gather(
@@ -198,11 +198,11 @@ def test_load_reload_and_unload_while_requests_run(
     shutil.copytree(ADAPTERS[first], adapter_root / "old")
     shutil.copytree(ADAPTERS[second], adapter_root / "new")
 
-    async def admin(client: httpx.AsyncClient, action: str, **body: object) -> httpx.Response:
+    async def admin(client: httpx2.AsyncClient, action: str, **body: object) -> httpx2.Response:
         return await client.post(f"/v1/{action}_lora_adapter", json=body)
 
     async def run() -> None:
-        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+        async with httpx2.AsyncClient(base_url=server.url, timeout=120) as client:
             loaded = await admin(
                 client, "load", lora_name="swapped", lora_path=str(adapter_root / "old")
             )
@@ -233,7 +233,7 @@ def test_load_reload_and_unload_while_requests_run(
     wait_until_idle(server)
 
 
-async def running_requests(client: httpx.AsyncClient) -> float:
+async def running_requests(client: httpx2.AsyncClient) -> float:
     text = (await client.get("/metrics")).text
     return next(
         float(line.split()[-1])

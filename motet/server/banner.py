@@ -1,0 +1,70 @@
+"""What `motet serve` says when it is ready: what is served, and a line to try it with.
+
+Owns: this text.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from motet.core.messages import EngineReady
+from motet.server.config import ServeConfig
+from motet.server.registry import Adapter
+
+_MAX_LISTED = 8
+
+
+def print_banner(
+    console: Console,
+    config: ServeConfig,
+    url: str,
+    engine: EngineReady,
+    base_name: str,
+    adapters: Sequence[Adapter],
+) -> None:
+    """Print it. Keys are never part of it; a placeholder stands where one is needed."""
+    pool_gib = engine.num_pages * engine.page_bytes / 2**30
+    rows = [
+        ("base model", f"{base_name} ({engine.dtype} on {engine.device})"),
+        ("adapters", _listed(adapters)),
+        (
+            "pool",
+            f"{pool_gib:.2f} GiB: {engine.num_pages} pages of {engine.page_size} tokens, "
+            "shared by KV cache and adapters",
+        ),
+        ("context", f"{engine.max_model_len} tokens"),
+    ]
+    header = Text.assemble(("Motet", "bold"), f" is ready at {url}")
+    console.print(header, soft_wrap=True)
+    for label, value in rows:
+        console.print(Text.assemble(f"  {label:<11}", value), soft_wrap=True)
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if config.has_keys else ""
+    console.print(Text("\nTry it:"), Text(_curl(url, key, base_name)), sep="\n", soft_wrap=True)
+    console.print(
+        Text(
+            f'\nEach adapter answers under its own name as "model". List them all:\n'
+            f"curl {url}/v1/models{key}\n"
+        ),
+        soft_wrap=True,
+    )
+
+
+def _listed(adapters: Sequence[Adapter]) -> str:
+    if not adapters:
+        return "none yet"
+    names = ", ".join(adapter.name for adapter in adapters[:_MAX_LISTED])
+    num_more = len(adapters) - _MAX_LISTED
+    return f"{names} and {num_more} more" if num_more > 0 else names
+
+
+def _curl(url: str, key: str, model: str) -> str:
+    message = '{"role": "user", "content": "What is the capital of France?"}'
+    body = f'{{"model": "{model}", "messages": [{message}], "max_tokens": 32}}'
+    return (
+        f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} "
+        f"-d {shlex.quote(body)}"
+    )

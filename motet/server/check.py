@@ -1,0 +1,89 @@
+"""`motet check DIR`: whether an adapter will load, and what it holds, without a server.
+
+Owns: this command and what it prints.
+Does not know: checkpoints (`engine/adapter_check.py`). This is a process of its own that ends
+afterwards, so it may load tensors; it imports what does so only when it runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from motet.core.errors import MotetError
+from motet.server.model_dir import model_dir_for
+
+if TYPE_CHECKING:
+    from motet.adapters.report import AdapterSummary
+    from motet.engine.adapter_check import AdapterCheck
+
+
+def check(
+    directory: Annotated[Path, typer.Argument(help="Directory of the adapter.", metavar="DIR")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The base model that it is for: a directory or a hub id.",
+            show_default="the built-in model",
+        ),
+    ] = None,
+    page_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="TOKENS",
+            help="KV cache in a page.",
+            show_default="chosen from the model",
+        ),
+    ] = None,
+) -> None:
+    """Check whether an adapter will load, and show what it holds. Exit status 1 if it will not."""
+    from motet.engine.adapter_check import check_adapter
+
+    try:
+        result = check_adapter(directory, model_dir_for(model), page_size)
+    except MotetError as error:
+        _refuse(error.message)
+    refusal, summary = result.report.refusal, result.report.summary
+    if refusal is not None:
+        _refuse(f"{directory} will not load ({refusal.code}): {refusal.message}")
+    assert summary is not None  # exactly one of the two is given
+    console = Console()
+    console.print(f"[green]{escape(str(directory))} will load.[/green]", soft_wrap=True)
+    for label, value in _facts(result, summary).items():
+        console.print(f"  {label:<13}{escape(value)}", soft_wrap=True, highlight=False)
+    console.print(_projections(summary))
+
+
+def _facts(result: AdapterCheck, summary: AdapterSummary) -> dict[str, str]:
+    assert result.num_pages is not None  # it was not refused
+    return {
+        "digest": summary.digest,
+        "trained on": summary.base_model_name or "not said",
+        "parameters": f"{summary.num_parameters:,}, stored as {', '.join(summary.stored_dtypes)}",
+        "largest rank": str(summary.max_rank),
+        "in the pool": f"{result.num_pages} pages of {result.page_size} tokens: as much as "
+        f"{result.num_pages * result.page_size} tokens of KV cache",
+    }
+
+
+def _projections(summary: AdapterSummary) -> Table:
+    table = Table("projection", "layers", "rank", "scaling")
+    for module in summary.modules:
+        table.add_row(
+            module.module,
+            module.layers,
+            ", ".join(str(rank) for rank in module.ranks),
+            ", ".join(f"{scaling:g}" for scaling in module.scalings),
+        )
+    return table
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.secho(f"Error: {message}", err=True, fg="red")
+    raise typer.Exit(1)

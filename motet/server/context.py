@@ -1,0 +1,42 @@
+"""What is known of one HTTP request besides its bytes: for logs, metrics and error messages.
+
+Owns: `RequestContext`, and where it travels (a key of the ASGI scope).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_KEY = "motet.context"
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """Filled in by whoever learns something.
+
+    Attributes:
+        request_id: in the response's headers and every log line.
+        status: what the request came to: the HTTP status, unless a stream broke after it.
+        is_generation: whether it counts as a generation request.
+        adapter_label: the model's name, once it is known to exist.
+    """
+
+    request_id: str
+    started_s: float = field(default_factory=time.monotonic)
+    status: int | None = None
+    is_generation: bool = False
+    adapter_label: str | None = None
+
+
+def put_context(scope: MutableMapping[str, Any], context: RequestContext) -> None:
+    """Attach `context` to an ASGI scope."""
+    scope[_KEY] = context
+
+
+def context_of(scope: MutableMapping[str, Any]) -> RequestContext:
+    """The context that the outermost middleware attached."""
+    context: RequestContext = scope[_KEY]
+    return context

@@ -1,0 +1,218 @@
+"""The API process's side of the engine: requests out, tokens in, and a watch over its life.
+
+Owns: when the engine may be asked, and the restart of one that died.
+Does not know: HTTP, text, nor the names of adapters (`registry.py` replays those).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import structlog
+import zmq.asyncio
+
+from motet.core.config import EngineConfig
+from motet.core.errors import MotetError
+from motet.core.messages import (
+    AbortRequest,
+    AdapterInfo,
+    AddRequest,
+    EngineReady,
+    EngineStats,
+    GetStats,
+    LoadAdapter,
+    ReleaseAdapter,
+    ToEngine,
+)
+from motet.server.engine_link import EngineLink, describe_exit
+from motet.server.in_flight import InFlight
+from motet.server.token_stream import TokenStream
+
+ENGINE_COMMAND = (sys.executable, "-m", "motet.engine.process")
+
+_MAX_RESTART_DELAY_S = 30.0
+_HEALTHY_AFTER_S = 60.0  # an engine that lived this long starts the delays anew
+
+_log = structlog.get_logger()
+
+
+class EngineClient:
+    """A supervised engine process.
+
+    Args:
+        config: the engine's options, given to each process that is started.
+        command: the engine's program; tests give another.
+        restart_delay_s: wait before the first restart; it doubles with each failure in a row.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        command: Sequence[str] = ENGINE_COMMAND,
+        restart_delay_s: float = 0.5,
+    ) -> None:
+        self._config = config
+        self._command = tuple(command)
+        self._restart_delay_s = restart_delay_s
+        self._context = zmq.asyncio.Context()
+        self._directory = tempfile.TemporaryDirectory(prefix="motet-")  # mode 0700
+        self._link: EngineLink | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._in_flight = InFlight(self.release_adapter)
+        self._info: EngineReady | None = None
+        self.num_starts = 0
+        self.unready_reason: str | None = "The engine is starting."
+        self.on_restart: Callable[[], Awaitable[None]] | None = None
+
+    @property
+    def info(self) -> EngineReady:
+        """What the running engine said of itself, or the last one if none is running."""
+        assert self._info is not None, "the engine has not been started"
+        return self._info
+
+    @property
+    def num_in_flight(self) -> int:
+        """Sequences that the engine has been asked for and has not finished."""
+        return len(self._in_flight.streams)
+
+    async def start(self) -> None:
+        """Start the engine and wait until it is ready. Raises MotetError with its reason."""
+        self._link = await self._start_link()
+        self.unready_reason = None
+        self._supervisor = asyncio.create_task(self._supervise(), name="engine supervisor")
+
+    async def close(self) -> None:
+        """End the engine. Whatever is still in flight fails."""
+        self.unready_reason = "The server is shutting down."
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervisor
+        if self._link is not None:
+            await self._link.close()
+            self._link = None
+        self._in_flight.fail_all(MotetError(self.unready_reason, code="engine_dead"))
+        self._context.destroy(linger=0)
+        self._directory.cleanup()
+
+    def require_ready(self) -> None:
+        """Raises MotetError (`engine_restarting`) while the engine cannot take requests."""
+        if self.unready_reason is not None:
+            raise MotetError(f"{self.unready_reason} Try again.", code="engine_restarting")
+
+    def submit(self, requests: Sequence[AddRequest]) -> TokenStream:
+        """Send requests and return the stream of their tokens.
+
+        Does not wait, so that what the caller checked just before (an adapter's digest) still
+        holds. The caller closes the stream; that aborts what has not finished.
+
+        Raises:
+            MotetError: the engine is not ready.
+        """
+        self.require_ready()
+        stream = TokenStream([request.request_id for request in requests], self._forget)
+        for request in requests:
+            self._in_flight.streams[request.request_id] = stream
+            self._send(request)
+        return stream
+
+    async def load_adapter(self, path: Path) -> AdapterInfo:
+        """Have the engine check and keep an adapter: one more reference on its digest.
+
+        Raises:
+            AdapterError: the engine refused it.
+            MotetError: the engine died meanwhile.
+        """
+        with self._in_flight.load() as (operation_id, loaded):
+            self._send(LoadAdapter(operation_id, str(path)))
+            return await loaded
+
+    def release_adapter(self, digest: str) -> None:
+        """Give back one reference. Safe at once: the engine waits for the requests that use it."""
+        self._send(ReleaseAdapter(digest))
+
+    async def stats(self) -> EngineStats:
+        """A snapshot of the engine. Raises MotetError if it dies meanwhile."""
+        with self._in_flight.stats() as (operation_id, stats):
+            self._send(GetStats(operation_id))
+            return await stats
+
+    def _send(self, message: ToEngine) -> None:
+        if self._link is None:
+            raise MotetError("The engine is not running.", code="engine_restarting")
+        self._link.send(message)
+
+    def _forget(self, request_id: str, *, is_finished: bool) -> None:
+        del self._in_flight.streams[request_id]
+        if not is_finished and self._link is not None:
+            self._link.send(AbortRequest(request_id))
+
+    async def _start_link(self) -> EngineLink:
+        self.num_starts += 1
+        address_file = Path(self._directory.name) / f"engine-{self.num_starts}"
+        link = await EngineLink.start(self._command, self._config, self._context, address_file)
+        self._info = link.info
+        return link
+
+    async def _supervise(self) -> None:
+        delay_s = self._restart_delay_s
+        while True:
+            assert self._link is not None
+            started_s = time.monotonic()
+            reason = await self._serve_until_death(self._link)
+            await self._link.kill()  # it may live on, if its messages cannot be read
+            if time.monotonic() - started_s > _HEALTHY_AFTER_S:
+                delay_s = self._restart_delay_s
+            self._link = None
+            self._mark_dead(f"The engine process ended unexpectedly ({reason}).")
+            while self._link is None:
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, _MAX_RESTART_DELAY_S)
+                try:
+                    self._link = await self._start_link()
+                except MotetError as error:
+                    self._mark_dead(f"The engine cannot be restarted: {error.message}")
+
+    async def _serve_until_death(self, link: EngineLink) -> str:
+        """Handle the engine's messages; how it died, once it has."""
+        reader = asyncio.create_task(self._read(link), name="engine reader")
+        replay = asyncio.create_task(self._become_ready(), name="adapter replay")
+        death = asyncio.create_task(link.wait(), name="engine death")
+        watched = {reader, replay, death}
+        try:
+            while True:
+                done, watched = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+                if death in done:
+                    return describe_exit(death.result())
+                # The reader never ends well; the replay may, and then there is more to wait for.
+                for task in done:
+                    if error := task.exception():
+                        return f"{task.get_name()}: {error}"
+        finally:
+            for task in (reader, replay, death):
+                task.cancel()
+            await asyncio.gather(reader, replay, death, return_exceptions=True)
+
+    async def _become_ready(self) -> None:
+        """After a restart, have the adapters loaded again before anyone may use them."""
+        if self.unready_reason is None:
+            return
+        if self.on_restart is not None:
+            await self.on_restart()
+        self.unready_reason = None
+        _log.info("engine restarted", num_starts=self.num_starts)
+
+    def _mark_dead(self, reason: str) -> None:
+        self.unready_reason = f"{reason} It is being restarted."
+        _log.error("engine dead", reason=reason, num_in_flight=len(self._in_flight.streams))
+        self._in_flight.fail_all(MotetError(self.unready_reason, code="engine_dead"))
+
+    async def _read(self, link: EngineLink) -> None:
+        while True:
+            self._in_flight.handle(await link.receive())

@@ -1,0 +1,108 @@
+"""From an error to OpenAI's error object and an HTTP status.
+
+Owns: which code gets which status and type, and the shape of the body.
+Does not know: who raised the error, or why.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from motet.core.errors import AdapterError, MotetError
+
+_STATUS_OF_CODE = {
+    "invalid_api_key": 401,
+    "insufficient_permissions": 403,
+    "host_not_allowed": 403,
+    "path_not_allowed": 403,
+    "model_not_found": 404,
+    "adapter_not_found": 404,
+    "unknown_url": 404,
+    "method_not_allowed": 405,
+    "request_too_large": 413,
+    "unsupported_media_type": 415,
+    "client_closed_request": 499,
+    "internal_error": 500,
+    "engine_dead": 500,
+    "engine_restarting": 503,
+}
+
+# Codes of a request that can never succeed as it is.
+_BAD_REQUEST_CODES = frozenset(
+    {
+        "invalid_json",
+        "invalid_type",
+        "invalid_value",
+        "missing_required_parameter",
+        "unknown_parameter",
+        "unsupported_parameter",
+        "context_length_exceeded",
+        "pool_too_small",
+        "adapter_already_loaded",
+        "adapter_too_large",
+    }
+)
+
+# A restart of the engine takes seconds; clients must not hammer it meanwhile.
+RETRY_AFTER_S = 5
+
+
+def bad_request(message: str, param: str | None, *, code: str = "invalid_value") -> MotetError:
+    """An error of the client's, with the field at fault."""
+    return MotetError(message, code=code, param=param)
+
+
+def status_of(error: MotetError) -> int:
+    """The HTTP status of an error; what nobody foresaw is a fault of the server."""
+    if status := _STATUS_OF_CODE.get(error.code):
+        return status
+    if error.code in _BAD_REQUEST_CODES or isinstance(error, AdapterError):
+        return 400
+    return 500
+
+
+def error_body(error: MotetError) -> dict[str, Any]:
+    """OpenAI's error object: all four keys are always there, and `code` is a string."""
+    status = status_of(error)
+    if status >= 500:
+        kind = "server_error"
+    elif status == 403:
+        kind = "permission_error"
+    else:
+        kind = "invalid_request_error"
+    return {
+        "error": {
+            "message": error.message,
+            "type": kind,
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def error_response(error: MotetError, headers: dict[str, str] | None = None) -> Response:
+    """The response that says `error`, with the headers that its status calls for."""
+    status = status_of(error)
+    all_headers = dict(headers or {})
+    if status == 401:
+        all_headers["WWW-Authenticate"] = "Bearer"
+    if status == 503:
+        all_headers["Retry-After"] = str(RETRY_AFTER_S)
+    return Response(
+        orjson.dumps(error_body(error)),
+        status_code=status,
+        headers=all_headers,
+        media_type="application/json",
+    )
+
+
+def internal_error(request_id: str) -> MotetError:
+    """What a client learns of an unforeseen exception: nothing but where to look."""
+    return MotetError(
+        f"The server failed on this request. Its log has the details under request id "
+        f"{request_id}.",
+        code="internal_error",
+    )

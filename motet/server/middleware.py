@@ -1,0 +1,133 @@
+"""What happens around every request, whichever route it takes.
+
+Owns: request ids, the access log line, request metrics, the last resort for exceptions, and the
+limit on body size. Pure ASGI throughout: wrappers that buffer hide a client's departure.
+Does not know: routes and keys.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from motet.core.errors import MotetError
+from motet.server.context import RequestContext, put_context
+from motet.server.errors import error_response, internal_error
+from motet.server.metrics import Metrics
+
+# Anything else could forge log lines or headers.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+# They come every few seconds, and say nothing while they succeed.
+_PROBE_PATHS = frozenset({"/live", "/ready", "/health", "/metrics"})
+
+_log = structlog.get_logger()
+
+
+class ObserveMiddleware:
+    """Outermost: gives each request an id, an answer, a log line and a place in the metrics."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, generation_paths: frozenset[str]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._generation_paths = generation_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = RequestContext(
+            _request_id(Headers(scope=scope).get("x-request-id")),
+            is_generation=scope["path"] in self._generation_paths and scope["method"] == "POST",
+        )
+        put_context(scope, context)
+        has_started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                MutableHeaders(scope=message)["x-request-id"] = context.request_id
+                if context.status is None:
+                    context.status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            _log.exception("unforeseen error", request_id=context.request_id)
+            context.status = 500
+            if not has_started:
+                response = error_response(internal_error(context.request_id))
+                await response(scope, receive, send_with_id)
+        finally:
+            self._observe(scope, context)
+
+    def _observe(self, scope: Scope, context: RequestContext) -> None:
+        duration_s = time.monotonic() - context.started_s
+        # No status: the server was told to stop before there was an answer.
+        status = context.status or 503
+        if context.is_generation:
+            self._metrics.observe_request(context.adapter_label, status, duration_s)
+        if scope["path"] in _PROBE_PATHS and status < 400:
+            return
+        _log.info(
+            "request",
+            request_id=context.request_id,
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            duration_ms=round(duration_s * 1000, 1),
+            model=context.adapter_label,
+        )
+
+
+class BodyLimitMiddleware:
+    """Refuses bodies over a limit: at once if their length is declared, else as they exceed it."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._max_body_bytes:
+            await error_response(self._too_large())(scope, receive, send)
+            return
+        await self._app(scope, _counting(receive, self._max_body_bytes, self._too_large), send)
+
+    def _too_large(self) -> MotetError:
+        return MotetError(
+            f"The body is larger than {self._max_body_bytes} bytes. Send fewer or shorter prompts.",
+            code="request_too_large",
+        )
+
+
+def _counting(receive: Receive, limit: int, too_large: Callable[[], MotetError]) -> Receive:
+    num_bytes = 0
+
+    async def counted() -> Message:
+        nonlocal num_bytes
+        message = await receive()
+        if message["type"] == "http.request":
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > limit:
+                raise too_large()
+        return message
+
+    return counted
+
+
+def _request_id(given: str | None) -> str:
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return uuid.uuid4().hex

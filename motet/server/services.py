@@ -1,0 +1,33 @@
+"""What every endpoint works with.
+
+Owns: nothing; it names the parts that `app.py` puts together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from motet.server.config import ServeConfig
+from motet.server.engine_client import EngineClient
+from motet.server.metrics import Metrics
+from motet.server.registry import AdapterRegistry
+from motet.server.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of one server."""
+
+    config: ServeConfig
+    client: EngineClient
+    registry: AdapterRegistry
+    tokenizer: TextTokenizer
+    metrics: Metrics
+
+
+def services_of(request: Request) -> Services:
+    """The services of the app that handles `request`."""
+    services: Services = request.app.state.services
+    return services

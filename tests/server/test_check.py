@@ -1,0 +1,72 @@
+"""`motet check`: what it says of an adapter, and its exit status."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from motet.core.shape import Module
+from motet.memory.geometry import PageGeometry, lay_out_adapter
+from motet.server.cli import app
+from tests.adapters.make import TINY, AdapterSpec, write_lora
+
+
+@pytest.fixture
+def base_dir(tmp_path: Path) -> Path:
+    """A model directory with a config: no weights are needed to check an adapter."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": TINY.hidden_size,
+        "intermediate_size": TINY.intermediate_size,
+        "num_hidden_layers": TINY.num_layers,
+        "num_attention_heads": TINY.num_heads,
+        "num_key_value_heads": TINY.num_kv_heads,
+        "head_dim": TINY.head_dim,
+        "vocab_size": TINY.vocab_size,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+    }
+    directory = tmp_path / "base"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+def check(directory: Path, base_dir: Path, *more: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["check", str(directory), "--model", str(base_dir), *more])
+    return result.exit_code, result.output
+
+
+def test_an_accepted_adapter_is_described(base_dir: Path, tmp_path: Path) -> None:
+    """Its pages are counted from its true ranks, which differ between layers here."""
+    spec = AdapterSpec(modules=(Module.Q, Module.DOWN), rank=4, ranks={(0, Module.Q): 7})
+    directory = write_lora(tmp_path / "adapter", TINY, spec)
+    ranks = {(layer, module): 4 for layer in range(TINY.num_layers) for module in spec.modules}
+    layout = lay_out_adapter(PageGeometry(TINY, 64), ranks | {(0, Module.Q): 7})
+    status, output = check(directory, base_dir, "--page-size", "64")
+    assert status == 0, output
+    assert "will load" in output
+    assert f"{layout.num_pages} pages of 64 tokens" in output
+    assert "tiny-llama" in output
+    rows = [line.split() for line in output.splitlines() if " q " in line or " down " in line]
+    assert [row[1] for row in rows] == ["q", "down"]
+    assert "4, 7" in output
+
+
+def test_a_refused_adapter_is_explained(base_dir: Path, tmp_path: Path) -> None:
+    directory = write_lora(tmp_path / "adapter", TINY, AdapterSpec())
+    (directory / "adapter_model.safetensors").write_bytes(b"garbage")
+    status, output = check(directory, base_dir)
+    assert status == 1
+    assert "will not load" in output
+    assert "Traceback" not in output
+
+
+def test_a_model_that_cannot_be_read_is_explained(tmp_path: Path) -> None:
+    directory = write_lora(tmp_path / "adapter", TINY, AdapterSpec())
+    (tmp_path / "empty").mkdir()
+    status, output = check(directory, tmp_path / "empty")
+    assert status == 1
+    assert "config.json" in output

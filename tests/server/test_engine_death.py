@@ -1,0 +1,149 @@
+"""Engines that die, or never live: who is told what, and what comes back."""
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from motet.core.errors import MotetError
+from tests.server.conftest import StartServer, write_adapter
+from tests.server.fake_engine import digest_of
+from tests.server.running_server import BASE, RunningServer, wait_until
+
+SLOW = {"step_s": 0.05}
+
+
+def in_background(work: Callable[[], httpx2.Response]) -> Callable[[], httpx2.Response]:
+    """Start `work`; the returned function waits for its result."""
+    results: list[httpx2.Response] = []
+    thread = threading.Thread(target=lambda: results.append(work()))
+    thread.start()
+
+    def result() -> httpx2.Response:
+        thread.join(30)
+        return results[0]
+
+    return result
+
+
+def die_and_return(server: RunningServer) -> None:
+    num_starts = len(server.events("Started"))
+    server.kill_engine()
+    wait_until(lambda: len(server.events("Started")) > num_starts and server.is_ready())
+
+
+def test_requests_fail_the_engine_returns_and_so_do_its_adapters(
+    start_server: StartServer, adapters_dir: Path
+) -> None:
+    with start_server(engine=SLOW, adapter_dir=adapters_dir) as server:
+        before = server.complete("abcdefg", model="red").json()["choices"][0]["text"]
+        waiting = [in_background(lambda: server.complete(max_tokens=400)) for _ in range(3)]
+        wait_until(lambda: len(server.events("AddRequest")) == 4)
+        server.kill_engine()
+        for result in waiting:
+            response = result()
+            assert response.status_code == 500
+            assert response.json()["error"]["code"] == "engine_dead"
+        wait_until(lambda: len(server.events("Started")) == 2 and server.is_ready())
+        answer = server.complete("abcdefg", model="red")
+        assert answer.json()["choices"][0]["text"] == before
+        first, second = (event["pid"] for event in server.events("Started"))
+        loads = [event["pid"] for event in server.events("LoadAdapter")]
+        assert loads == [first] * 2 + [second] * 2
+        # Nothing that was meant for the dead engine reached the living one.
+        assert {event["pid"] for event in server.events("AddRequest")[:4]} == {first}
+        assert server.events("ReleaseAdapter") == []
+
+
+def test_meanwhile_the_server_lives_but_is_not_ready(start_server: StartServer) -> None:
+    with start_server(engine={"start_s": 2}) as server:
+        server.kill_engine()
+        wait_until(lambda: not server.is_ready())
+        for path in ("/ready", "/health"):
+            response = server.get(path)
+            assert response.status_code == 503
+            assert "signal 9" in response.json()["error"]["message"]
+        assert server.get("/live").status_code == 200
+        response = server.complete()
+        assert response.status_code == 503
+        assert response.json()["error"]["code"] == "engine_restarting"
+        assert int(response.headers["retry-after"]) > 0
+        admin = {"lora_name": "red", "lora_path": "x"}
+        assert server.post("/v1/load_lora_adapter", admin).status_code == 503
+        assert "motet_engine_ready 0.0" in server.get("/metrics").text
+        wait_until(server.is_ready)
+        assert server.complete().status_code == 200
+        assert "motet_engine_ready 1.0" in server.get("/metrics").text
+
+
+def test_adapters_that_changed_or_went_meanwhile_are_dropped(
+    start_server: StartServer, adapters_dir: Path
+) -> None:
+    """A name never changes its weights by accident."""
+    for name in ("kept", "gone"):
+        write_adapter(adapters_dir / name, name.encode())
+    with start_server(adapter_dir=adapters_dir) as server:
+        write_adapter(adapters_dir / "red", b"other weights")
+        write_adapter(adapters_dir / "blue", b"bad")
+        shutil.rmtree(adapters_dir / "gone")
+        die_and_return(server)
+        models = [model["id"] for model in server.get("/v1/models").json()["data"]]
+        assert models == [BASE, "kept"]
+        assert server.complete(model="red").status_code == 404
+        wait_until(lambda: server.events("ReleaseAdapter"))
+        released = [event["digest"] for event in server.events("ReleaseAdapter")]
+        assert released == [digest_of(b"other weights")]
+
+
+def test_it_returns_again_and_again(start_server: StartServer, adapters_dir: Path) -> None:
+    with start_server(adapter_dir=adapters_dir) as server:
+        for _ in range(2):
+            die_and_return(server)
+            assert server.complete(model="blue").status_code == 200
+
+
+def test_a_load_that_is_under_way_fails_and_leaves_the_old_version(
+    start_server: StartServer, adapters_dir: Path
+) -> None:
+    with start_server(engine={"load_s": 1}, adapter_dir=adapters_dir) as server:
+        body = {"lora_name": "red", "lora_path": str(adapters_dir / "blue"), "load_inplace": True}
+        result = in_background(lambda: server.post("/v1/load_lora_adapter", body))
+        wait_until(lambda: len(server.events("LoadAdapter")) == 3)
+        server.kill_engine()
+        assert result().json()["error"]["code"] == "engine_dead"
+        wait_until(lambda: len(server.events("Started")) == 2 and server.is_ready())
+        red = server.get("/v1/models/red").json()
+        assert red["digest"] == digest_of(b"red")
+
+
+def test_an_engine_that_says_why_it_cannot_start_is_quoted(start_server: StartServer) -> None:
+    with (
+        pytest.raises(MotetError, match="no such model") as caught,
+        start_server(engine={"start_error": "no such model"}),
+    ):
+        pass
+    assert caught.value.code == "invalid_model"
+
+
+def test_an_engine_that_dies_at_once_is_reported_with_its_status(
+    start_server: StartServer,
+) -> None:
+    with (
+        pytest.raises(MotetError, match="exit status 3"),
+        start_server(engine={"exit_at_start": 3}),
+    ):
+        pass
+
+
+def test_a_static_adapter_that_is_refused_ends_the_start(
+    start_server: StartServer, adapters_dir: Path
+) -> None:
+    write_adapter(adapters_dir / "red", b"bad")
+    with (
+        pytest.raises(MotetError, match=r"adapter red at .* cannot be loaded: bad weights"),
+        start_server(adapter_dir=adapters_dir),
+    ):
+        pass
