@@ -181,10 +181,8 @@ def test_the_api_page_has_every_route() -> None:
     from motet.server.app import _ROUTES
 
     page = (ROOT / "docs" / "api.md").read_text()
-    for route in _ROUTES:
-        methods = sorted((route.methods or set()) - {"HEAD"})
-        path = route.path.replace("{model:path}", "{id}")
-        assert all(f"{method} {path}" in page for method in methods), path
+    for method, path, _ in _ROUTES:
+        assert f"{method} {path.replace('{model:path}', '{id}')}" in page, path
 
 
 def test_the_operations_page_has_every_metric() -> None:

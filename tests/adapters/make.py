@@ -23,9 +23,9 @@ TINY = ModelShape(
     num_layers=3,
     hidden_size=32,
     intermediate_size=48,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=16,
     vocab_size=64,
 )
 

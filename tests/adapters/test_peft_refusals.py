@@ -291,8 +291,8 @@ def test_other_dtypes(tmp_path, dtype):
         ({"num_layers": 2}, "layer 2, but the base model has 2 layers"),
         ({"hidden_size": 40}, "shape [4, 32]; expected [rank, 40]"),
         ({"intermediate_size": 56}, "shape [48, 4]; expected [56, rank]"),
-        ({"num_kv_heads": 4}, "shape [16, 4]; expected [32, rank]"),
-        ({"head_dim": 16}, "expected [64, rank]"),
+        ({"num_kv_heads": 2}, "shape [16, 4]; expected [32, rank]"),
+        ({"head_dim": 32}, "expected [64, rank]"),
     ],
 )
 def test_other_base(tmp_path, changes, words):

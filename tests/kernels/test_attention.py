@@ -1,0 +1,258 @@
+"""KV write and paged attention of every backend against a dense float64 computation."""
+
+import subprocess
+import sys
+from types import ModuleType
+
+import numba
+import pytest
+import torch
+
+from motet.kernels import attention_cpu, attention_reference
+from tests.kernels.attention_cases import LAYER, Case, dense_attention, make_case
+
+BACKENDS: dict[str, tuple[ModuleType, str]] = {
+    "reference": (attention_reference, "cpu"),
+    "cpu": (attention_cpu, "cpu"),
+}
+try:
+    from motet.kernels import attention_triton
+except ImportError:  # no wheel of Triton for this platform
+    pass
+else:
+    BACKENDS["triton"] = (attention_triton, "cuda" if torch.cuda.is_available() else "cpu")
+
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> tuple[ModuleType, str]:
+    return BACKENDS[request.param]
+
+
+def check(backend: tuple[ModuleType, str], case: Case) -> None:
+    kernels, device = backend
+    out = kernels.paged_attention(*case.arguments(device))
+    assert out.shape == case.q.shape
+    assert out.dtype == case.q.dtype
+    assert out.is_contiguous()
+    tolerance = TOLERANCE[case.q.dtype]
+    torch.testing.assert_close(
+        out.cpu().double(), dense_attention(case), rtol=tolerance, atol=tolerance
+    )
+
+
+# Decode, a chunk in the middle of a prompt, a whole prompt, a chunk of few tokens.
+MIXED_QUERY_LENS = [1, 37, 29, 1, 3]
+MIXED_CONTEXT_LENS = [50, 90, 29, 1, 17]
+
+
+@pytest.mark.parametrize("head_dim", [16, 64, 80, 128])
+@pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(2, 2), (6, 2), (4, 1)])
+def test_mixed_batch(backend, head_dim, num_heads, num_kv_heads) -> None:
+    check(
+        backend,
+        make_case(
+            head_dim + num_heads,
+            MIXED_QUERY_LENS,
+            MIXED_CONTEXT_LENS,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+        ),
+    )
+
+
+@pytest.mark.parametrize("page_size", [8, 16, 20])
+def test_contexts_around_page_boundaries(backend, page_size) -> None:
+    context_lens = [n * page_size + e for n in (1, 3) for e in (-1, 0, 1)]
+    query_lens = [1] * len(context_lens)
+    check(backend, make_case(1, query_lens, context_lens, page_size=page_size))
+    check(backend, make_case(2, context_lens, context_lens, page_size=page_size))
+    chunks = [page_size - 1] * len(context_lens)
+    check(backend, make_case(3, chunks, context_lens, page_size=page_size))
+
+
+@pytest.mark.parametrize("sliding_window", [1, 15, 16, 17, 40, 1000])
+def test_sliding_window(backend, sliding_window) -> None:
+    check(
+        backend,
+        make_case(4, MIXED_QUERY_LENS, MIXED_CONTEXT_LENS, sliding_window=sliding_window),
+    )
+
+
+def test_one_token(backend) -> None:
+    check(backend, make_case(5, [1], [1]))
+
+
+def test_group_of_one_token_is_wider_than_a_tile(backend) -> None:
+    check(backend, make_case(6, [5, 1], [9, 20], num_heads=71, num_kv_heads=1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_batches(backend, seed) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    context_lens = torch.randint(1, 200, (6,), generator=rng).tolist()
+    query_lens = [int(torch.randint(1, n + 1, (), generator=rng)) for n in context_lens]
+    query_lens = [1 if i % 2 else n for i, n in enumerate(query_lens)]
+    check(backend, make_case(seed, query_lens, context_lens))
+
+
+@pytest.mark.parametrize("sliding_window", [None, 300])
+def test_long_decode(backend, sliding_window) -> None:
+    """Long enough to be cut into splits."""
+    check(backend, make_case(7, [1, 1], [700, 1300], sliding_window=sliding_window))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bit_pool(backend, dtype) -> None:
+    kernels, device = backend
+    if kernels.__name__.endswith("triton") and device == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies bfloat16 as integers")
+    check(backend, make_case(8, MIXED_QUERY_LENS, MIXED_CONTEXT_LENS, head_dim=64, dtype=dtype))
+
+
+def test_sequences_do_not_depend_on_their_neighbours(backend) -> None:
+    """A NaN in one sequence's KV stays in that sequence."""
+    kernels, device = backend
+    case = make_case(9, MIXED_QUERY_LENS, MIXED_CONTEXT_LENS)
+    case.pool[LAYER, case.batch.page_table[1, 0]] = torch.nan
+    out = kernels.paged_attention(*case.arguments(device)).cpu()
+    expected = dense_attention(case)
+    start, end = case.batch.query_starts[1:3].tolist()
+    assert out[start:end].isnan().all()
+    out[start:end] = 0
+    expected[start:end] = 0
+    torch.testing.assert_close(out.double(), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_empty_sequence_among_others(backend) -> None:
+    """A sequence without tokens in this batch (padding of a captured graph) is passed over."""
+    check(backend, make_case(10, [1, 0, 20], [33, 0, 40]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_write_kv(backend, dtype) -> None:
+    kernels, device = backend
+    rng = torch.Generator().manual_seed(11)
+    num_tokens, num_kv_heads, head_dim, page_size, num_pages = 23, 3, 16, 8, 9
+    merged = torch.randn(num_tokens, 4 * num_kv_heads * head_dim, generator=rng).to(dtype)
+    k, v = (
+        merged[:, i * 48 : (i + 1) * 48].view(num_tokens, num_kv_heads, head_dim) for i in (2, 3)
+    )
+    slots = torch.randperm(num_pages * page_size, generator=rng)[:num_tokens]
+    before = torch.randn(2, num_pages, 2 * page_size * num_kv_heads * head_dim, generator=rng)
+    before = before.to(dtype)
+    expected = before.clone()
+    for t, slot in enumerate(slots.tolist()):
+        page = expected[LAYER, slot // page_size].view(2, page_size, num_kv_heads, head_dim)
+        page[0, slot % page_size] = k[t]
+        page[1, slot % page_size] = v[t]
+    pool = before.clone().to(device)
+    merged = merged.to(device)
+    k, v = (
+        merged[:, i * 48 : (i + 1) * 48].view(num_tokens, num_kv_heads, head_dim) for i in (2, 3)
+    )
+    kernels.write_kv(k, v, pool, LAYER, slots.to(device), page_size)
+    assert torch.equal(pool.cpu(), expected)
+
+
+def test_written_kv_is_what_attention_reads(backend) -> None:
+    kernels, device = backend
+    case = make_case(12, [20], [20])
+    kv = case.pool[LAYER, case.batch.page_table[0].long()].view(-1, 2, 16, 2, 16)
+    k, v = (kv[:, side].reshape(-1, 2, 16)[:20] for side in (0, 1))
+    positions = torch.arange(20)
+    slots = case.batch.page_table[0, positions // 16].long() * 16 + positions % 16
+    q, pool, *rest = case.arguments(device)
+    fresh = torch.full_like(pool, torch.nan)
+    kernels.write_kv(k.to(device), v.to(device), fresh, LAYER, slots.to(device), 16)
+    out = kernels.paged_attention(q, fresh, *rest)
+    torch.testing.assert_close(out.cpu().double(), dense_attention(case), rtol=2e-5, atol=2e-5)
+
+
+def test_no_tokens(backend) -> None:
+    kernels, device = backend
+    q, *rest = make_case(13, [1], [5]).arguments(device)
+    pool, layer, batch = rest[:3]
+    out = kernels.paged_attention(q[:0], *rest)
+    assert out.shape == (0, 6, 16)
+    no_slots = torch.empty(0, dtype=torch.int64, device=device)
+    before = pool.clone()
+    kernels.write_kv(q[:0, :2], q[:0, :2], pool, layer, no_slots, batch.page_size)
+    assert torch.equal(pool.nan_to_num(), before.nan_to_num())
+
+
+@pytest.mark.parametrize("name", ["cpu", "triton"])
+def test_what_would_read_foreign_memory_is_refused(name) -> None:
+    if name not in BACKENDS:
+        pytest.skip("no Triton on this platform")
+    kernels, device = BACKENDS[name]
+    q, pool, *rest = make_case(14, [1], [5]).arguments(device)
+    with pytest.raises(AssertionError, match="a page has 1008 elements; expected 1024"):
+        kernels.paged_attention(q, pool[:, :, :-16], *rest)
+    with pytest.raises(AssertionError, match="view with gaps"):
+        kernels.paged_attention(q, pool[:, ::2], *rest)
+    with pytest.raises(AssertionError, match="convert q"):
+        kernels.paged_attention(q.half(), pool, *rest)
+    slots = torch.zeros(2, dtype=torch.int64, device=device)
+    with pytest.raises(AssertionError, match="one slot for each"):
+        kernels.write_kv(q[:, :2], q[:, :2], pool, LAYER, slots, 16)
+
+
+def test_cpu_result_does_not_depend_on_the_number_of_threads() -> None:
+    arguments = make_case(15, MIXED_QUERY_LENS * 3, MIXED_CONTEXT_LENS * 3).arguments("cpu")
+    num_threads = numba.get_num_threads()
+    expected = attention_cpu.paged_attention(*arguments)
+    try:
+        numba.set_num_threads(1)
+        assert torch.equal(attention_cpu.paged_attention(*arguments), expected)
+    finally:
+        numba.set_num_threads(num_threads)
+
+
+COMPILE = """
+import itertools
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from motet.kernels import attention_triton_kernels as kernels
+
+HALF = ("q_ptr", "k_ptr", "v_ptr", "pages_ptr", "out_ptr")
+OTHER = dict(sums_ptr="*fp32", stats_ptr="*fp32", slots_ptr="*i64", scale="fp32",
+             page_table_ptr="*i32", query_starts_ptr="*i32", context_lens_ptr="*i32")
+CONSTANTS = dict(token_elems=1024, block=1024, page_size=16, window=64, group=4, num_kv_heads=8,
+                 head_dim=128, num_splits=8, block_rows=64, block_dim=128, block_keys=64,
+                 block_splits=8)
+
+for name in ("write_kv_kernel", "decode_kernel", "combine_kernel", "prefill_kernel"):
+    kernel = getattr(kernels, name)
+    types = dict.fromkeys(HALF, "*bf16") | OTHER | dict.fromkeys(CONSTANTS, "constexpr")
+    signature = {a: types.get(a, "i32") for a in kernel.arg_names}
+    attributes = {
+        (i,): [["tt.divisibility", 16]]
+        for i, a in enumerate(kernel.arg_names)
+        if signature[a].startswith("*") or a.endswith("_stride")
+    }
+    constants = {a: CONSTANTS[a] for a in kernel.arg_names if a in CONSTANTS}
+    source = ASTSource(kernel, signature, constants, attributes)
+    ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    print(name, "wide" if "ld.global.v4.b32" in ptx or "cp.async.cg" in ptx else "narrow",
+          "tensor cores" if "mma" in ptx else "no tensor cores")
+"""
+
+
+@pytest.mark.slow
+def test_triton_kernels_compile_for_a_gpu_that_is_not_there() -> None:
+    """Machine code for Hopper, in another process: here Triton may be an interpreter."""
+    if "triton" not in BACKENDS:
+        pytest.skip("no Triton on this platform")
+    code = "import os; os.environ.pop('TRITON_INTERPRET', None)\n" + COMPILE
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "write_kv_kernel wide no tensor cores",
+        "decode_kernel wide tensor cores",
+        "combine_kernel wide no tensor cores",
+        "prefill_kernel wide tensor cores",
+    ]
