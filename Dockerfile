@@ -21,6 +21,8 @@ ENV PIP_NO_CACHE_DIR=1 \
     MOTET_CACHE_DIR=/home/motet/cache \
     HF_HOME=/home/motet/cache/huggingface
 
+# The OpenMP runtime that torch and Numba share (docs/decisions/0001).
+RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 1000 motet
 WORKDIR /app
 # What is installed depends on these alone, so that a change of the code does not install it again.

@@ -1,12 +1,12 @@
-"""Settings that must stand before numba and triton are imported."""
+"""Settings that must stand before torch, numba and triton are imported."""
 
 import os
 
-# Waiting threads sleep: torch and numba have a pool of threads each, and a machine few cores.
-# OpenMP reads this when it is loaded, which importing torch does.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+from motet.engine.process import share_cores
 
-import torch
+share_cores()
+
+import torch  # noqa: E402 - see above
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -8,6 +8,7 @@ a life line: when it closes, the API process is gone, and the engine ends.
 """
 
 import argparse
+import ctypes
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ from motet.engine.waker import Waker
 
 if TYPE_CHECKING:
     from motet.engine.engine import Engine
+
+SYSTEM_OPENMP = "libgomp.so.1.0.0"  # under the name by which Numba asks for it
 
 
 class EngineLoop:
@@ -60,14 +63,18 @@ class EngineLoop:
 
 
 def share_cores() -> None:
-    """Keep the threads of torch and of Numba from taking the cores from each other.
+    """Have torch and Numba run their parallel loops in one team of threads.
 
-    Each has a team of its own. By default an idle OpenMP thread spins for a while, on a core that
-    the other team needs, so they are told to sleep; and Numba's own team needs no second OpenMP
-    runtime. What the environment says already stays.
+    Each brings an OpenMP runtime of its own, and a team with it, whose idle threads spin on the
+    cores that the other team needs. Whichever of them asks for the system's runtime finds it
+    loaded, if it is loaded first. Where there is none, Numba takes its plain thread pool.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
+    try:
+        ctypes.CDLL(SYSTEM_OPENMP)
+    except OSError:
+        os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
+    else:
+        os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
 
 
 def main() -> int:

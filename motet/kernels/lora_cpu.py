@@ -23,7 +23,7 @@ from torch import Tensor
 from motet.kernels import lora_cpu_loops as loops
 from motet.kernels.types import LoraPairs, LoraTables, Projection
 
-LONG_SEGMENT = 64
+LONG_SEGMENT = 256
 """From this many pairs on, a segment's rows are copied and multiplied by BLAS."""
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)

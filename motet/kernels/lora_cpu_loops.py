@@ -15,7 +15,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+from llvmlite import ir
 from numba import carray, float32, int16, int32, int64, njit, prange, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -67,6 +69,33 @@ def _pointer(typing_context: Any, address: Any, dtype: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(pointer))
 
     return pointer(types.int64, dtype), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(typing_context: Any, address: Any) -> Any:
+    """Ask for the cache line at the integer `address`; any address does no harm."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte_pointer, int32_type = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte_pointer, int32_type, int32_type, int32_type]),
+            "llvm.prefetch.p0",
+        )
+        pointer = builder.inttoptr(arguments[0], byte_pointer)
+        builder.call(function, [pointer, int32_type(0), int32_type(3), int32_type(1)])
+        return context.get_dummy_value()
+
+    return types.void(address), generate
+
+
+@compiled()
+def _prefetch_rows(offsets: Any, pool: int, start: int, width: int) -> None:
+    """Ask for the cache lines of a block of rank rows: the hardware does not know the next one."""
+    for i in range(len(offsets)):
+        first = pool + 4 * (offsets[i] + start)
+        for address in range(first, first + 4 * width, 64):
+            _prefetch(address)
 
 
 @compiled()
@@ -185,6 +214,10 @@ def _shrink_share(
             num_rows = min(ROW_BLOCK, run[3] - row)
             entries = _pointer(tables[0] + 8 * (run[4] + row), int64)
             block_v = v + 4 * (run[2] * max_rank + row)
+            num_next = min(ROW_BLOCK, run[3] - row - ROW_BLOCK)
+            if num_next > 0:
+                next_entries = _pointer(tables[0] + 8 * (run[4] + row + ROW_BLOCK), int64)
+                _prefetch_rows(carray(next_entries, (num_next,)), pool, 0, x[2])
             _shrink_block(
                 carray(entries, (num_rows,)), pool, x, tokens, run[0], run[1], (block_v, v_stride)
             )
@@ -278,6 +311,10 @@ def _expand_share(
             num_rows = min(ROW_BLOCK, rank - row)
             entries = _pointer(tables[0] + 8 * (run[4] + row), int64)
             offsets = carray(entries, (num_rows,))
+            num_next = min(ROW_BLOCK, rank - row - ROW_BLOCK)
+            if num_next > 0:
+                next_entries = _pointer(tables[0] + 8 * (run[4] + row + ROW_BLOCK), int64)
+                _prefetch_rows(carray(next_entries, (num_next,)), pool, start, width)
             for pair in range(run[0], run[1]):
                 v_row = _floats(v, (pair * num_projections + s) * max_rank, rank)
                 coefficients = _coefficients(v_row, row, _floats(weights, pair, 1)[0])

@@ -10,7 +10,7 @@ another, no row across a page's end.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -62,8 +62,7 @@ class LoraPairs:
         return self.segment_starts.shape[0] - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Projection:
+class Projection(NamedTuple):
     """One of several sibling projections whose outputs lie side by side in a merged tensor.
 
     Attributes:

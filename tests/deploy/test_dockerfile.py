@@ -54,6 +54,8 @@ def test_nothing_runs_in_the_image_that_is_not_tested() -> None:
     assert arguments_of("RUN") == [
         "apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev "
         "&& rm -rf /var/lib/apt/lists/*",
+        "apt-get update && apt-get install --yes --no-install-recommends libgomp1 "
+        "&& rm -rf /var/lib/apt/lists/*",
         "useradd --create-home --uid 1000 motet",
         "deploy/venv.sh",
         "python -m motet.models.default_model",

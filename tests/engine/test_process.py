@@ -1,5 +1,6 @@
 """The engine as a process of its own, over a real socket."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -119,3 +120,28 @@ def test_a_pool_that_holds_nothing_is_reported(peer: Peer, tmp_path: Path) -> No
     failed = start(peer, config)
     assert isinstance(failed, EngineFailed)
     assert "--pool-memory" in failed.message
+
+
+def test_torch_and_numba_share_one_team_of_threads() -> None:
+    """One OpenMP runtime in the process; or none of the system's, and Numba keeps off OpenMP."""
+    program = """
+from motet.engine.process import share_cores
+share_cores()
+import numba, numpy, torch
+
+@numba.njit(parallel=True)
+def double(values):
+    for i in numba.prange(len(values)):
+        values[i] *= 2
+
+double(numpy.ones(8))
+torch.ones(512, 512) @ torch.ones(512, 512)
+maps = open("/proc/self/maps").read().split()
+print(len({path for path in maps if "libgomp" in path}), numba.threading_layer())
+"""
+    environment = {**os.environ}
+    environment.pop("NUMBA_THREADING_LAYER", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() in (["1", "omp"], ["1", "workqueue"])
