@@ -6,13 +6,16 @@ Does not know: the HTTP fields it came from, their bounds and their messages (`s
 
 import msgspec
 
+# Below it the likeliest token takes all the probability that float32 can tell from 1.
+LEAST_TEMPERATURE = 1e-5
+
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """Resolved sampling parameters of one sequence.
 
     Attributes:
         max_tokens: tokens to generate at most, >= 1.
-        temperature: 0 is greedy.
+        temperature: 0 is greedy, and so is anything below `LEAST_TEMPERATURE`.
         top_k: keep the k likeliest tokens; None keeps all.
         top_p: keep the smallest set of tokens with at least this probability, in (0, 1].
         min_p: keep tokens with at least this fraction of the likeliest token's probability.
@@ -37,7 +40,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_greedy(self) -> bool:
-        return self.temperature == 0.0
+        return self.temperature < LEAST_TEMPERATURE
 
     @property
     def has_penalties(self) -> bool:

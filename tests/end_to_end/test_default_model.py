@@ -1,13 +1,15 @@
 """The whole path on the real default model with the example adapters: real processes, real HTTP."""
 
 import asyncio
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 from openai import AsyncOpenAI
+from safetensors.torch import load_file, save_file
 
 from motet.models.default_model import DEFAULT_MODEL_NAME, default_model_dir
 from tests.end_to_end.oracle import Oracle, example_prompts
@@ -240,3 +242,101 @@ async def running_requests(client: httpx2.AsyncClient) -> float:
         for line in text.splitlines()
         if line.startswith("motet_running_requests ")
     )
+
+
+def test_a_client_that_hangs_up_leaves_nothing_behind(server: Server) -> None:
+    """Mid-stream, and while its answer is awaited whole."""
+    body = {
+        "model": next(iter(ADAPTERS)),
+        "messages": [{"role": "user", "content": "Tell a long story."}],
+        "max_tokens": 2000,
+        "ignore_eos": True,
+    }
+    with (
+        httpx2.Client(base_url=server.url, timeout=120) as client,
+        client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as response,
+    ):
+        lines = response.iter_lines()
+        for _ in range(6):
+            next(lines)
+        assert server.gauge("motet_running_requests") == 1
+    with (
+        httpx2.Client(base_url=server.url, timeout=0.5) as client,
+        pytest.raises(httpx2.TimeoutException),
+    ):
+        client.post("/v1/chat/completions", json=body)
+    wait_until_idle(server, limit_s=5)
+
+
+def damage_truncated(directory: Path) -> None:
+    weights = directory / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def damage_to_bin(directory: Path) -> None:
+    (directory / "adapter_model.safetensors").rename(directory / "adapter_model.bin")
+
+
+def damage_nan(directory: Path) -> None:
+    path = directory / "adapter_model.safetensors"
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[3] = float("nan")
+    save_file(tensors, path)
+
+
+def damage_other_base(directory: Path) -> None:
+    path = directory / "adapter_model.safetensors"
+    save_file({name: tensor[:, :-8].contiguous() for name, tensor in load_file(path).items()}, path)
+
+
+def damage_dora(directory: Path) -> None:
+    path = directory / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "use_dora": True}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (damage_truncated, "corrupt_adapter"),
+        (damage_to_bin, "unsupported_format"),
+        (damage_nan, "invalid_adapter"),
+        (damage_other_base, "wrong_base_model"),
+        (damage_dora, "unsupported_adapter"),
+        (shutil.rmtree, "adapter_not_found"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_refused_reload_leaves_the_old_version_serving(
+    server: Server,
+    adapter_root: Path,
+    cases: list[tuple[str, list[int], str]],
+    damage: Callable[[Path], None],
+    code: str,
+) -> None:
+    name, prompt, expected = cases[1]
+    directory = adapter_root / f"damaged-{damage.__name__}"
+    shutil.copytree(ADAPTERS[name], directory)
+    damage(directory)
+
+    async def run() -> None:
+        async with httpx2.AsyncClient(base_url=server.url, timeout=120) as client:
+            refused = await client.post(
+                "/v1/load_lora_adapter",
+                json={"lora_name": name, "lora_path": str(directory), "load_inplace": True},
+            )
+            assert refused.status_code in (400, 404), refused.text
+            assert refused.json()["error"]["code"] == code
+            assert await complete(client, name, prompt) == expected
+
+    asyncio.run(run())
+
+
+def test_a_request_beyond_the_pool_is_told_what_it_needs(tmp_path: Path) -> None:
+    with serve(tmp_path / "log", "--pool-memory", "8MiB") as small, small.client() as client:
+        body = {"model": DEFAULT_MODEL_NAME, "prompt": "x", "max_tokens": 1000}
+        refused = client.post("/v1/completions", json=body)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["code"] == "pool_too_small"
+        assert "pages" in refused.json()["error"]["message"]
+        body["max_tokens"] = 3
+        assert client.post("/v1/completions", json=body).status_code == 200

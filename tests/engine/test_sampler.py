@@ -103,9 +103,10 @@ def test_a_tiny_top_p_keeps_one_token() -> None:
     assert draws(logits, 50, top_p=1e-9)[int(logits.argmax())] == 50
 
 
-def test_a_tiny_temperature_is_greedy() -> None:
+@pytest.mark.parametrize("temperature", [1e-50, 1e-6, 1e-4])
+def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
     logits = random_logits(seed=6)
-    assert draws(logits, 50, temperature=1e-6)[int(logits.argmax())] == 50
+    assert draws(logits, 50, temperature=temperature)[int(logits.argmax())] == 50
 
 
 def test_repetition_penalty_is_that_of_transformers() -> None:
