@@ -2,7 +2,7 @@
 
 import os
 
-from motet.engine.process import share_cores
+from motet.kernels.threads import share_cores
 
 share_cores()
 

@@ -115,7 +115,7 @@ class AdapterLoader:
                 f"the adapter needs {num_pages} pages and a request at least one more, but the "
                 f"whole pool has {num_pool_pages}; start the server with a larger --pool-memory"
             )
-            return ReadFailed(operation_id, AdapterError(reason, code="pool_too_small"))
+            return ReadFailed(operation_id, AdapterError(reason, code="adapter_too_large"))
         info = AdapterInfo(
             digest=adapter.digest,
             max_rank=adapter.max_rank,

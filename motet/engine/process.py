@@ -8,8 +8,6 @@ a life line: when it closes, the API process is gone, and the engine ends.
 """
 
 import argparse
-import ctypes
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -20,11 +18,10 @@ from motet.core.config import EngineConfig
 from motet.core.errors import MotetError
 from motet.core.messages import EngineFailed, FromEngine, Shutdown, decode_to_engine, encode
 from motet.engine.waker import Waker
+from motet.kernels.threads import share_cores
 
 if TYPE_CHECKING:
     from motet.engine.engine import Engine
-
-SYSTEM_OPENMP = "libgomp.so.1.0.0"  # under the name by which Numba asks for it
 
 
 class EngineLoop:
@@ -60,21 +57,6 @@ class EngineLoop:
                 return False
             self._engine.handle(message)
         return True
-
-
-def share_cores() -> None:
-    """Have torch and Numba run their parallel loops in one team of threads.
-
-    Each brings an OpenMP runtime of its own, and a team with it, whose idle threads spin on the
-    cores that the other team needs. Whichever of them asks for the system's runtime finds it
-    loaded, if it is loaded first. Where there is none, Numba takes its plain thread pool.
-    """
-    try:
-        ctypes.CDLL(SYSTEM_OPENMP)
-    except OSError:
-        os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
-    else:
-        os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
 
 
 def main() -> int:

@@ -217,7 +217,7 @@ def test_a_request_beyond_the_pool_is_refused(harness: Harness, tmp_path: Path) 
 def test_an_adapter_beyond_the_pool_is_refused(harness: Harness, tmp_path: Path) -> None:
     refused = harness.load(adapter(tmp_path, "huge", rank=500))
     assert isinstance(refused, AdapterRefused)
-    assert refused.code == "pool_too_small"
+    assert refused.code == "adapter_too_large"
     assert "pages" in refused.message
 
 

@@ -125,7 +125,7 @@ def test_a_pool_that_holds_nothing_is_reported(peer: Peer, tmp_path: Path) -> No
 def test_torch_and_numba_share_one_team_of_threads() -> None:
     """One OpenMP runtime in the process; or none of the system's, and Numba keeps off OpenMP."""
     program = """
-from motet.engine.process import share_cores
+from motet.kernels.threads import share_cores
 share_cores()
 import numba, numpy, torch
 
