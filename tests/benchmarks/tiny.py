@@ -21,7 +21,7 @@ def write_tiny_model(directory: Path, seed: int) -> Path:
     ).save_pretrained(directory)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
+        hidden_size=64,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
