@@ -45,10 +45,9 @@ def print_banner(
     key = " -H 'Authorization: Bearer YOUR_KEY'" if config.has_keys else ""
     console.print(Text("\nTry it:"), Text(_curl(url, key, base_name)), sep="\n", soft_wrap=True)
     console.print(
-        Text(
-            f'\nEach adapter answers under its own name as "model". List them all:\n'
-            f"curl {url}/v1/models{key}\n"
-        ),
+        Text("\nEach adapter answers under its own name as the model. List the models:"),
+        Text(f"curl {url}/v1/models{key}\n"),
+        sep="\n",
         soft_wrap=True,
     )
 
@@ -62,9 +61,7 @@ def _listed(adapters: Sequence[Adapter]) -> str:
 
 
 def _curl(url: str, key: str, model: str) -> str:
-    message = '{"role": "user", "content": "What is the capital of France?"}'
-    body = f'{{"model": "{model}", "messages": [{message}], "max_tokens": 32}}'
+    body = f'{{"model": "{model}", "prompt": "The capital of France is", "max_tokens": 32}}'
     return (
-        f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} "
-        f"-d {shlex.quote(body)}"
+        f"curl {url}/v1/completions -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}"
     )

@@ -95,7 +95,7 @@ def test_the_banner_has_a_line_that_works(
             json.loads(subprocess.run(line, shell=True, capture_output=True, check=True).stdout)
             for line in curls
         ]
-        assert answers[0]["model"] == "blue"
+        assert answers[0]["model"] == "bass"
         assert answers[0]["usage"]["completion_tokens"] == 32
         assert [model["id"] for model in answers[1]["data"]] == ["bass", "blue", "red"]
 
