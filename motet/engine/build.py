@@ -63,6 +63,8 @@ def build_engine(
     def resident_adapter(digest: str) -> ResidentAdapter:
         return ResidentAdapter(residency.slot(digest), store.packed(digest).layout.max_rank)
 
+    runner = ModelRunner(decoder, device_pool, load_kernels(device), resident_adapter)
+    runner.warm_up()
     engine = Engine(
         scheduler=Scheduler(
             page_pool,
@@ -71,7 +73,7 @@ def build_engine(
             max_step_tokens=config.max_step_tokens,
             max_running=config.max_running,
         ),
-        runner=ModelRunner(decoder, device_pool, load_kernels(device), resident_adapter),
+        runner=runner,
         loader=AdapterLoader(device_pool, config.num_loader_threads, wake),
         pool=page_pool,
         residency=residency,

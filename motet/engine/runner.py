@@ -51,6 +51,39 @@ class ModelRunner:
         self._device = pool.data.device
 
     @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Run one token, so that kernels are compiled before a request waits for them.
+
+        It needs an empty pool: it writes to page 0, and counts on slot 0 having no rank rows.
+        """
+        zero = self._tensor([0], torch.int64)
+        bounds = self._tensor([0, 1], torch.int32)
+        attention = AttentionBatch(
+            page_table=self._tensor([[0]], torch.int32),
+            query_starts=bounds,
+            context_lens=self._tensor([1], torch.int32),
+            max_query_len=1,
+            max_context_len=1,
+            page_size=self._pool.geometry.page_size,
+        )
+        pairs = LoraPairs(
+            tokens=self._tensor([0], torch.int32),
+            slots=self._tensor([0], torch.int32),
+            weights=torch.ones(1, device=self._device),
+            segment_starts=bounds,
+            max_rank=1,
+        )
+        context = ForwardContext(
+            pool=self._pool.data,
+            kernels=self._kernels,
+            attention=attention,
+            positions=zero,
+            kv_slots=zero,
+            lora=LoraContext(tables=self._pool.tables, pairs=pairs),
+        )
+        self._decoder.forward(zero, zero, context)
+
+    @torch.inference_mode()
     def run(self, batch: Batch) -> list[int | None]:
         """Compute the chunks and sample a token for each that ends at its last known token.
 
@@ -131,7 +164,9 @@ class ModelRunner:
         )
         return LoraContext(tables=self._pool.tables, pairs=pairs)
 
-    def _tensor(self, values: np.ndarray | list[int], dtype: torch.dtype) -> Tensor:
+    def _tensor(
+        self, values: np.ndarray | list[int] | list[list[int]], dtype: torch.dtype
+    ) -> Tensor:
         return torch.as_tensor(values, dtype=dtype).to(self._device)
 
 
