@@ -5,6 +5,7 @@ Does not know: the command line.
 """
 
 import os
+import re
 from pathlib import Path
 
 import psutil
@@ -26,16 +27,25 @@ _CGROUP_USAGE = Path("/sys/fs/cgroup/memory.current")
 
 
 def resolve_device(config: EngineConfig) -> torch.device:
-    """The device to run on: as configured, else a GPU where there is one."""
-    if config.device is not None:
-        if config.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(
-                f"device {config.device!r} was asked for, but torch {torch.__version__} finds no "
-                "GPU; use --device cpu, or install a CUDA build of torch",
-                param="device",
-            )
-        return torch.device(config.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device to run on: as configured, else a GPU where there is one.
+
+    Raises:
+        ConfigError: it is not known, or a GPU that is not there.
+    """
+    if config.device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", config.device):
+        raise ConfigError(
+            f"device {config.device!r} is not known; give cpu, cuda, or cuda:N for GPU number N",
+            param="device",
+        )
+    if config.device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device {config.device!r} was asked for, but torch {torch.__version__} finds no "
+            "GPU; use --device cpu, or install a CUDA build of torch",
+            param="device",
+        )
+    return torch.device(config.device)
 
 
 def resolve_num_threads(config: EngineConfig) -> int:

@@ -94,9 +94,9 @@ class ModelRunner:
         # Tokens of one adapter side by side, base tokens first: a segment is a slice of the batch.
         order = sorted(range(len(batch.chunks)), key=lambda i: _slot_order(adapters[i]))
         chunks = [batch.chunks[i] for i in order]
-        token_ids = [
-            t for chunk in chunks for t in chunk.sequence.token_ids(chunk.start, chunk.end)
-        ]
+        token_ids = np.concatenate(
+            [chunk.sequence.token_ids(chunk.start, chunk.end) for chunk in chunks]
+        )
         last_rows = np.cumsum([chunk.num_new_tokens for chunk in chunks]) - 1
         samples = np.array([chunk.samples for chunk in chunks])
         logits = self._decoder.forward(

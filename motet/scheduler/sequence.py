@@ -49,9 +49,9 @@ class Sequence:
     def token_ids(self, start: int, end: int) -> list[int]:
         """Tokens `start` to `end - 1` of prompt and output together."""
         num_prompt_tokens = len(self.prompt_token_ids)
-        if start >= num_prompt_tokens:
-            return self.output_token_ids[start - num_prompt_tokens : end - num_prompt_tokens]
-        return (self.prompt_token_ids + self.output_token_ids)[start:end]
+        output_start = max(0, start - num_prompt_tokens)
+        output_end = max(0, end - num_prompt_tokens)
+        return self.prompt_token_ids[start:end] + self.output_token_ids[output_start:output_end]
 
     def finish_reason(self) -> str | None:
         """Why it ends with its last token; None if it goes on."""

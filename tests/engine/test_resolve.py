@@ -1,0 +1,68 @@
+"""Defaults that come from the model and the machine, and options that contradict them."""
+
+import os
+
+import pytest
+import torch
+
+from motet.core.config import EngineConfig
+from motet.core.errors import ConfigError
+from motet.engine.resolve import (
+    resolve_device,
+    resolve_geometry,
+    resolve_max_model_len,
+    resolve_num_pages,
+    resolve_num_threads,
+)
+from motet.memory.geometry import PageGeometry
+from tests.adapters.make import TINY
+
+CPU = torch.device("cpu")
+
+
+def test_the_device_is_what_there_is() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert resolve_device(EngineConfig()).type == expected
+    assert resolve_device(EngineConfig(device="cpu")) == CPU
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:x", "", "meta", "cpu:0:1"])
+def test_an_unknown_device_is_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match="give cpu, cuda") as refused:
+        resolve_device(EngineConfig(device=device))
+    assert refused.value.param == "device"
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="finds no GPU"):
+        resolve_device(EngineConfig(device="cuda"))
+
+
+def test_threads_are_the_cores_that_this_process_may_use() -> None:
+    assert resolve_num_threads(EngineConfig()) == len(os.sched_getaffinity(0))
+    assert resolve_num_threads(EngineConfig(num_threads=1)) == 1
+
+
+def test_the_context_is_what_the_model_takes_or_less() -> None:
+    assert resolve_max_model_len(EngineConfig(), 100) == 100
+    assert resolve_max_model_len(EngineConfig(max_model_len=60), 100) == 60
+    with pytest.raises(ConfigError, match="the model takes 100"):
+        resolve_max_model_len(EngineConfig(max_model_len=101), 100)
+
+
+def test_the_page_holds_the_longest_row() -> None:
+    assert resolve_geometry(EngineConfig(), TINY).page_elems >= TINY.longest_row
+    assert resolve_geometry(EngineConfig(page_size=32), TINY).page_size == 32
+    with pytest.raises(ConfigError, match="page_size 1 gives"):
+        resolve_geometry(EngineConfig(page_size=1), TINY)
+
+
+def test_the_pool_is_as_large_as_asked_or_a_share_of_what_is_free() -> None:
+    geometry = PageGeometry(TINY, 16)
+    budget_bytes = 100 * geometry.page_bytes(4)
+    asked = EngineConfig(pool_memory_bytes=budget_bytes)
+    assert 50 < resolve_num_pages(asked, geometry, torch.float32, CPU) <= 100
+    assert resolve_num_pages(EngineConfig(), geometry, torch.float32, CPU) > 100
+    with pytest.raises(ConfigError, match="--pool-memory at least"):
+        resolve_num_pages(EngineConfig(pool_memory_bytes=1), geometry, torch.float32, CPU)
