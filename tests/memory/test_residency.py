@@ -251,16 +251,24 @@ class ResidencyMachine(RuleBasedStateMachine):
             return
         digest = data.draw(st.sampled_from(cold))
         num_free = self.pool.num_free
+        # Slots never run out. Rows are never short when pages are not, but may be in pieces.
+        num_rows = self.sizes[digest] * ROWS_PER_PAGE
+        has_room = num_free >= self.sizes[digest] and self.longest_row_gap() >= num_rows
         placement = self.residency.begin_load(digest)
+        assert (placement is not None) == has_room
         if placement is None:
             assert self.pool.num_free == num_free
-            # Rows may be in pieces, but never short when pages are not; slots never run out.
-            assert num_free < self.sizes[digest] or len(self.placed) > 1
             return
         assert (placement.digest, len(placement.pages)) == (digest, self.sizes[digest])
         self.placed[digest] = placement
         self.loading.add(digest)
         self.touch(digest)
+
+    def longest_row_gap(self) -> int:
+        taken = sorted((p.first_row, p.first_row + p.num_rows) for p in self.placed.values())
+        ends = [0, *(end for _, end in taken)]
+        starts = [*(start for start, _ in taken), self.pool.num_pages * ROWS_PER_PAGE]
+        return max(start - end for start, end in zip(starts, ends, strict=True))
 
     @precondition(lambda self: self.loading)
     @rule(data=st.data(), succeeds=st.booleans())
