@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import typer
 
@@ -182,18 +183,17 @@ def test_the_api_page_has_every_route() -> None:
 
     page = (ROOT / "docs" / "api.md").read_text()
     for method, path, _ in _ROUTES:
-        assert f"{method} {path.replace('{model:path}', '{id}')}" in page, path
+        written = path.replace("{model:path}", "{id}").replace("{name:path}", "{name}")
+        assert f"{method} {written}" in page, path
 
 
 def test_the_operations_page_has_every_metric() -> None:
     from motet.core.messages import EngineStats
     from motet.server.metrics import Metrics
 
-    numbers = {name: 1 for name in EngineStats.__struct_fields__ if name.startswith("num_")}
-    adapters: dict[str, list[str]] = {
-        name: [] for name in EngineStats.__struct_fields__ if name.endswith("_adapters")
-    }
-    stats = EngineStats("id", **numbers, **adapters)
+    values = {str: "id", int: 1, float: 0.5, list[str]: []}
+    fields = msgspec.structs.fields(EngineStats)
+    stats = EngineStats(**{field.name: values[field.type] for field in fields})
     metrics = Metrics()
     metrics.observe_request("m", 200, 0.1)
     metrics.add_tokens("m", 1, 1)

@@ -5,6 +5,8 @@ Does not know: the command line (`server/cli.py` builds one from it), nor this m
 (`engine/resolve.py` fills what is None).
 """
 
+from typing import Literal
+
 import msgspec
 
 
@@ -17,6 +19,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         device: "cpu" or "cuda"; None is a GPU where there is one.
         dtype: "float32", "bfloat16" or "float16"; None is float32 on a CPU, else the model's own.
         pool_memory_bytes: size of the page pool; None is a share of what is free.
+        host_adapter_bytes: budget for packed copies of adapters in host memory; None is a share of
+            what is free.
+        prefix_cache: keep the KV of computed tokens for requests that begin alike.
+        eviction_policy: "saving" (`memory/eviction.py`), or "lru" for comparison.
+        static_adapter_pages: pages that only adapters may take, the others being for KV alone;
+            None is one pool for both. It is for measuring what one pool is worth.
         page_size: KV tokens in a page; None is the least power of two, from 16 up, whose page
             holds the longest rank row.
         max_model_len: longest sequence [tokens]; None is the model's own limit.
@@ -31,6 +39,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     device: str | None = None
     dtype: str | None = None
     pool_memory_bytes: int | None = None
+    host_adapter_bytes: int | None = None
+    prefix_cache: bool = True
+    eviction_policy: Literal["saving", "lru"] = "saving"
+    static_adapter_pages: int | None = None
     page_size: int | None = None
     max_model_len: int | None = None
     max_step_tokens: int = 512

@@ -14,12 +14,19 @@ from motet.core.shape import ModelShape
 
 
 class AddRequest(msgspec.Struct, tag=True, frozen=True):
-    """Generate for these tokens. `digest` names the adapter's content; None is the base model."""
+    """Generate for these tokens.
+
+    Attributes:
+        digest: the adapter's content; None is the base model.
+        tenant: whose prefix cache it reads and fills; requests of one tenant share, others never
+            do. None is a tenant like any other.
+    """
 
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
     digest: str | None
+    tenant: str | None = None
 
 
 class AbortRequest(msgspec.Struct, tag=True, frozen=True):
@@ -40,7 +47,28 @@ class LoadAdapter(msgspec.Struct, tag=True, frozen=True):
 
 
 class ReleaseAdapter(msgspec.Struct, tag=True, frozen=True):
-    """Give back one reference. Without references an adapter goes when its last request ends."""
+    """Give back the reference that was taken with this path.
+
+    Without references an adapter goes when its last request ends.
+    """
+
+    digest: str
+    path: str
+
+
+class PinAdapter(msgspec.Struct, tag=True, frozen=True):
+    """Bring an adapter to the device and keep it there, until as many `UnpinAdapter` have come.
+
+    Answered by `AdapterPinned` (it comes as soon as there is room), or by `AdapterRefused` if
+    pinned adapters would leave too little of the pool.
+    """
+
+    operation_id: str
+    digest: str
+
+
+class UnpinAdapter(msgspec.Struct, tag=True, frozen=True):
+    """Take one pin back. Unknown digests are ignored."""
 
     digest: str
 
@@ -51,11 +79,27 @@ class GetStats(msgspec.Struct, tag=True, frozen=True):
     operation_id: str
 
 
+class GetMemory(msgspec.Struct, tag=True, frozen=True):
+    """Ask for one `MemoryReport`."""
+
+    operation_id: str
+
+
 class Shutdown(msgspec.Struct, tag=True, frozen=True):
     """End the engine process."""
 
 
-ToEngine = AddRequest | AbortRequest | LoadAdapter | ReleaseAdapter | GetStats | Shutdown
+ToEngine = (
+    AddRequest
+    | AbortRequest
+    | LoadAdapter
+    | ReleaseAdapter
+    | PinAdapter
+    | UnpinAdapter
+    | GetStats
+    | GetMemory
+    | Shutdown
+)
 
 
 class EngineReady(msgspec.Struct, tag=True, frozen=True):
@@ -79,11 +123,17 @@ class EngineFailed(msgspec.Struct, tag=True, frozen=True):
 
 
 class TokenOutput(msgspec.Struct, frozen=True):
-    """New tokens of one request. After a `finish_reason` ("stop" or "length") nothing follows."""
+    """New tokens of one request. After a `finish_reason` ("stop" or "length") nothing follows.
+
+    Attributes:
+        num_cached_tokens: prompt tokens that came from the prefix cache; the same in all outputs
+            of a request.
+    """
 
     request_id: str
     token_ids: list[int]
     finish_reason: str | None = None
+    num_cached_tokens: int = 0
 
 
 class StepOutput(msgspec.Struct, tag=True, frozen=True):
@@ -125,26 +175,82 @@ class AdapterRefused(msgspec.Struct, tag=True, frozen=True):
     message: str
 
 
-class EngineStats(msgspec.Struct, frozen=True, tag=True):
-    """A snapshot of the engine. Page counts: free + cached + kv + adapters-in-use == total."""
+class AdapterPinned(msgspec.Struct, tag=True, frozen=True):
+    """The adapter is pinned."""
 
     operation_id: str
+
+
+class EngineStats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """A snapshot of the engine. Page counts: free + cached + kv + adapters-in-use == total.
+
+    Counters (`num_…s` of events, `…_s` of their durations) run from the engine's start.
+    """
+
+    operation_id: str
+    # Pages of the pool.
     num_pages_total: int
     num_pages_free: int
-    num_pages_cached: int  # resident adapters that no request uses
-    num_pages_kv: int
-    num_pages_adapters_in_use: int
+    num_pages_cached: int  # idle adapters and cached prefixes that no request uses
+    num_pages_cached_prefix: int  # of these, cached prefixes
+    num_pages_kv: int  # of running requests, shared ones counted once
+    num_pages_adapters_in_use: int  # used by a request, being copied, or pinned
+    num_pages_pinned: int  # of these, pinned
+    # How full the pages are, in elements. Free pages and cached prefixes have no waste inside.
+    adapter_fill: float  # resident adapters: rank rows over their pages, 0 to 1; 1 without any
+    kv_fill: float  # running requests: computed tokens over the room for tokens in their pages
+    # Requests.
     num_running: int
     num_waiting: int
     num_preemptions: int
     num_steps: int
     num_prompt_tokens: int
     num_output_tokens: int
+    # The prefix cache.
+    num_prefix_lookup_tokens: int  # prompt tokens of admitted requests
+    num_prefix_hit_tokens: int  # of these, found in the cache
+    num_prefix_evictions: int  # pages
+    # Adapters and their tiers.
+    num_adapters_known: int
+    host_bytes_budget: int
+    host_bytes_used: int
+    num_adapters_on_host: int
+    num_adapter_hits: int  # queued requests whose adapter was on the device
+    num_adapter_misses: int  # queued requests whose adapter was not
+    num_adapter_reads: int  # disk to host
+    num_adapter_read_failures: int
+    adapter_read_s: float
     num_adapter_loads: int  # host to device
-    num_adapter_evictions: int
+    adapter_load_s: float
+    num_adapter_evictions: int  # from the device
+    num_host_evictions: int
     running_adapters: list[str]  # digests
     waiting_adapters: list[str]
     resident_adapters: list[str]
+
+
+class AdapterMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """What one adapter takes. At least one of its tiers is not empty."""
+
+    digest: str
+    device_state: str | None  # "resident", "loading", or None
+    num_pages: int  # on the device; 0 unless it is there
+    num_prefix_pages: int  # cached pages computed with it
+    num_users: int  # running sequences
+    is_pinned: bool
+    host_bytes: int  # 0 without a host copy
+
+
+class MemoryReport(msgspec.Struct, tag=True, frozen=True):
+    """Where everything is: `stats`, and each adapter on the device or in host memory.
+
+    Adapters that are on disk alone are counted in `stats`, not listed: there may be very many.
+    """
+
+    operation_id: str
+    stats: EngineStats
+    num_base_prefix_pages: int  # cached pages computed without an adapter
+    adapters: list[AdapterMemory]
 
 
 FromEngine = (
@@ -154,7 +260,9 @@ FromEngine = (
     | RequestFailed
     | AdapterLoaded
     | AdapterRefused
+    | AdapterPinned
     | EngineStats
+    | MemoryReport
 )
 
 encode = msgspec.msgpack.Encoder().encode

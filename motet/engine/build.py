@@ -11,11 +11,14 @@ import torch
 
 from motet.core.config import EngineConfig
 from motet.core.messages import EngineReady, FromEngine
+from motet.engine.adapters import EngineAdapters
 from motet.engine.engine import Engine
 from motet.engine.loader import AdapterLoader
 from motet.engine.resolve import (
+    resolve_adapter_pages,
     resolve_device,
     resolve_geometry,
+    resolve_host_budget_pages,
     resolve_max_model_len,
     resolve_num_pages,
     resolve_num_threads,
@@ -24,8 +27,8 @@ from motet.engine.runner import ModelRunner, ResidentAdapter
 from motet.engine.store import AdapterStore
 from motet.kernels.types import load_kernels
 from motet.memory.device_pool import DevicePool, row_capacity
-from motet.memory.page_pool import PagePool
-from motet.memory.residency import AdapterResidency
+from motet.memory.eviction import LruPolicy, PageCosts, SavingPolicy
+from motet.memory.unified import unified_memory
 from motet.models.loader import load_decoder, resolve_dtype, resolve_model_dir
 from motet.scheduler.scheduler import Scheduler
 
@@ -55,29 +58,46 @@ def build_engine(
     geometry = resolve_geometry(config, shape)
     max_model_len = resolve_max_model_len(config, decoder.config.max_position_embeddings)
     num_pages = resolve_num_pages(config, geometry, dtype, device)
+    page_bytes = geometry.page_bytes(dtype.itemsize)
+    pool_bytes = num_pages * page_bytes if device.type == "cpu" else 0
+    host_budget_pages = resolve_host_budget_pages(config, page_bytes, pool_bytes)
     device_pool = DevicePool(geometry, num_pages, dtype, device)
-    page_pool = PagePool(num_pages)
-    residency = AdapterResidency(page_pool, num_pages, row_capacity(geometry, num_pages))
+    costs = PageCosts()
+    memory = unified_memory(
+        geometry,
+        LruPolicy() if config.eviction_policy == "lru" else SavingPolicy(costs),
+        page_bytes=page_bytes,
+        num_pages=num_pages,
+        row_capacity=row_capacity(geometry, num_pages),
+        host_budget_pages=host_budget_pages,
+        num_adapter_pages=resolve_adapter_pages(config, num_pages),
+    )
     store = AdapterStore()
 
     def resident_adapter(digest: str) -> ResidentAdapter:
-        return ResidentAdapter(residency.slot(digest), store.packed(digest).layout.max_rank)
+        return ResidentAdapter(memory.residency.slot(digest), store.info(digest).max_rank)
 
     runner = ModelRunner(decoder, device_pool, load_kernels(device), resident_adapter)
     runner.warm_up()
+    scheduler = Scheduler(
+        memory,
+        max_step_tokens=config.max_step_tokens,
+        max_running=config.max_running,
+        keeps_prefixes=config.prefix_cache,
+    )
     engine = Engine(
-        scheduler=Scheduler(
-            page_pool,
-            residency,
-            geometry,
-            max_step_tokens=config.max_step_tokens,
-            max_running=config.max_running,
-        ),
+        scheduler=scheduler,
         runner=runner,
-        loader=AdapterLoader(device_pool, config.num_loader_threads, wake),
-        pool=page_pool,
-        residency=residency,
-        store=store,
+        adapters=EngineAdapters(
+            store=store,
+            loader=AdapterLoader(device_pool, config.num_loader_threads, host_budget_pages, wake),
+            scheduler=scheduler,
+            memory=memory,
+            costs=costs,
+            send=send,
+        ),
+        memory=memory,
+        costs=costs,
         max_model_len=max_model_len,
         send=send,
     )
@@ -88,7 +108,7 @@ def build_engine(
         device=str(device),
         max_model_len=max_model_len,
         page_size=geometry.page_size,
-        page_bytes=geometry.page_bytes(dtype.itemsize),
+        page_bytes=page_bytes,
         num_pages=num_pages,
     )
     return engine, ready

@@ -4,8 +4,12 @@ Owns: the loader threads, and the stream of copies to a GPU.
 Does not know: which adapter should be where; it does what it is told and reports.
 """
 
+import os
 import queue
-from collections.abc import Callable
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +22,19 @@ from motet.core.messages import AdapterInfo
 from motet.memory.device_pool import DevicePool, PackedAdapter, pack_adapter
 from motet.memory.residency import Placement
 
+# Where every core is busy with the step, a loader thread gets about a tenth of one.
+_NICENESS = 10
+
 
 @dataclass(frozen=True)
 class ReadDone:
     """An adapter is checked, packed and in host memory."""
 
     operation_id: str
+    path: str
     packed: PackedAdapter
     info: AdapterInfo
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -37,10 +46,29 @@ class ReadFailed:
 
 
 @dataclass(frozen=True)
+class FetchDone:
+    """A known adapter is in host memory again."""
+
+    digest: str
+    packed: PackedAdapter
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FetchFailed:
+    """A known adapter cannot be had from its files any more."""
+
+    digest: str
+    message: str
+
+
+@dataclass(frozen=True)
 class CopyDone:
     """An adapter is in its pages, and its table rows are written."""
 
     digest: str
+    num_pages: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -51,33 +79,53 @@ class CopyFailed:
     message: str
 
 
-LoaderEvent = ReadDone | ReadFailed | CopyDone | CopyFailed
+LoaderEvent = ReadDone | ReadFailed | FetchDone | FetchFailed | CopyDone | CopyFailed
 
 
 class AdapterLoader:
     """Runs reads and copies in threads; what they came to is fetched by `poll`.
 
+    Copies have a thread of their own: they are short, and whoever waits for one comes next.
+
     Args:
         pool: where adapters are copied to, and whose layout they are packed in.
-        num_threads: threads.
+        num_threads: threads that read.
+        host_budget_pages: an adapter that takes more could never be kept, and is refused.
         wake: called from a loader thread whenever an event can be polled.
     """
 
-    def __init__(self, pool: DevicePool, num_threads: int, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        pool: DevicePool,
+        num_threads: int,
+        host_budget_pages: int,
+        wake: Callable[[], None],
+    ) -> None:
         self._pool = pool
         self._wake = wake
+        self._host_budget_pages = host_budget_pages
         self._events: queue.SimpleQueue[LoaderEvent] = queue.SimpleQueue()
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="adapter-loader")
+        self._readers = _threads(num_threads, "adapter-reader")
+        self._copier = _threads(1, "adapter-copier")
         is_cuda = pool.data.device.type == "cuda"
         self._stream = torch.Stream(pool.data.device) if is_cuda else None
 
     def read(self, operation_id: str, path: str) -> None:
         """Start reading an adapter directory; ends with `ReadDone` or `ReadFailed`."""
-        self._threads.submit(self._run, lambda: self._read(operation_id, path))
+        self._readers.submit(self._run, lambda: self._read(operation_id, path))
+
+    def fetch(self, digest: str, paths: Sequence[str]) -> None:
+        """Start reading a known adapter again; ends with `FetchDone` or `FetchFailed`.
+
+        Args:
+            digest: what it has to be.
+            paths: directories to try, in order.
+        """
+        self._readers.submit(self._run, lambda: self._fetch(digest, paths))
 
     def copy(self, placement: Placement, packed: PackedAdapter) -> None:
         """Start copying an adapter to its pages; ends with `CopyDone` or `CopyFailed`."""
-        self._threads.submit(self._run, lambda: self._copy(placement, packed))
+        self._copier.submit(self._run, lambda: self._copy(placement, packed))
 
     def poll(self) -> list[LoaderEvent]:
         """The events since the last call, without waiting."""
@@ -88,44 +136,78 @@ class AdapterLoader:
 
     def close(self) -> None:
         """Let running loads end and take no more."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._readers, self._copier):
+            threads.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, task: Callable[[], LoaderEvent]) -> None:
         self._events.put(task())
         self._wake()
 
     def _read(self, operation_id: str, path: str) -> LoaderEvent:
-        geometry = self._pool.geometry
+        started_s = time.monotonic()
         try:
-            adapter = load_adapter(Path(path), geometry.shape)
-            packed = pack_adapter(
-                geometry,
-                self._pool.data.dtype,
-                {key: (delta.a, delta.b) for key, delta in adapter.deltas.items()},
-                pinned=self._stream is not None,
-            )
+            packed, info = self._packed(path)
+            self._require_room(info.num_pages)
         except AdapterError as error:
             return ReadFailed(operation_id, error)
         except Exception as error:  # a thread has no caller: whatever happens must be answered
             reason = f"the adapter could not be read: {type(error).__name__}: {error}"
             return ReadFailed(operation_id, AdapterError(reason))
-        num_pages, num_pool_pages = packed.layout.num_pages, self._pool.data.shape[1]
-        if num_pages >= num_pool_pages:
-            reason = (
-                f"the adapter needs {num_pages} pages and a request at least one more, but the "
-                f"whole pool has {num_pool_pages}; start the server with a larger --pool-memory"
-            )
-            return ReadFailed(operation_id, AdapterError(reason, code="adapter_too_large"))
+        return ReadDone(operation_id, path, packed, info, time.monotonic() - started_s)
+
+    def _fetch(self, digest: str, paths: Sequence[str]) -> LoaderEvent:
+        started_s = time.monotonic()
+        reasons = []
+        for path in paths:
+            try:
+                packed, info = self._packed(path)
+            except AdapterError as error:
+                reasons.append(f"{path}: {error.message}")
+            except Exception as error:  # as above
+                reasons.append(f"{path}: {type(error).__name__}: {error}")
+            else:
+                if info.digest == digest:
+                    return FetchDone(digest, packed, time.monotonic() - started_s)
+                reasons.append(f"{path}: its files have changed since it was loaded")
+        return FetchFailed(digest, "; ".join(reasons))
+
+    def _packed(self, path: str) -> tuple[PackedAdapter, AdapterInfo]:
+        """Read, check and pack. Raises AdapterError."""
+        geometry = self._pool.geometry
+        adapter = load_adapter(Path(path), geometry.shape)
+        packed = pack_adapter(
+            geometry,
+            self._pool.data.dtype,
+            {key: (delta.a, delta.b) for key, delta in adapter.deltas.items()},
+            pinned=self._stream is not None,
+        )
         info = AdapterInfo(
             digest=adapter.digest,
             max_rank=adapter.max_rank,
             modules=[module.name.lower() for module in adapter.modules],
             num_parameters=adapter.num_parameters,
-            num_pages=num_pages,
+            num_pages=packed.layout.num_pages,
         )
-        return ReadDone(operation_id, packed, info)
+        return packed, info
+
+    def _require_room(self, num_pages: int) -> None:
+        """Raises AdapterError for an adapter that could never be brought in."""
+        num_pool_pages = self._pool.data.shape[1]
+        if num_pages >= num_pool_pages:
+            raise AdapterError(
+                f"the adapter needs {num_pages} pages and a request at least one more, but the "
+                f"whole pool has {num_pool_pages}; start the server with a larger --pool-memory",
+                code="adapter_too_large",
+            )
+        if num_pages > self._host_budget_pages:
+            raise AdapterError(
+                f"the adapter takes {num_pages} pages, but host memory is given to at most "
+                f"{self._host_budget_pages}; start the server with a larger --host-adapter-memory",
+                code="adapter_too_large",
+            )
 
     def _copy(self, placement: Placement, packed: PackedAdapter) -> LoaderEvent:
+        started_s = time.monotonic()
         try:
             if self._stream is None:
                 self._pool.copy_in(packed, placement)
@@ -135,4 +217,14 @@ class AdapterLoader:
                 self._stream.synchronize()
         except Exception as error:  # as above
             return CopyFailed(placement.digest, f"{type(error).__name__}: {error}")
-        return CopyDone(placement.digest)
+        return CopyDone(placement.digest, len(placement.pages), time.monotonic() - started_s)
+
+
+def _threads(num_threads: int, name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num_threads, thread_name_prefix=name, initializer=_give_way)
+
+
+def _give_way() -> None:
+    """Leave the cores to the step's threads, where a thread can have a niceness of its own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

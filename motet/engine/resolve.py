@@ -21,6 +21,8 @@ from motet.memory.geometry import PageGeometry, smallest_page_size
 # else on the machine, a GPU's with nothing.
 CPU_POOL_SHARE = 0.25
 GPU_POOL_SHARE = 0.85
+# Share of the host's memory that is free beside the pool, for adapters' copies.
+HOST_ADAPTER_SHARE = 0.25
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _CGROUP_USAGE = Path("/sys/fs/cgroup/memory.current")
@@ -94,14 +96,57 @@ def resolve_num_pages(
     return num_pages
 
 
+def resolve_host_budget_pages(config: EngineConfig, page_bytes: int, pool_bytes: int) -> int:
+    """Pages of adapters' copies in host memory, from its budget.
+
+    Args:
+        config: the options.
+        page_bytes: bytes of one page.
+        pool_bytes: bytes of host memory that the pool is yet to take; 0 if it lies on a GPU.
+
+    Raises:
+        ConfigError: not even one page fits.
+    """
+    budget_bytes = config.host_adapter_bytes
+    if budget_bytes is None:
+        budget_bytes = int((_free_host_bytes() - pool_bytes) * HOST_ADAPTER_SHARE)
+    if budget_bytes < page_bytes:
+        raise ConfigError(
+            f"{budget_bytes} bytes of host memory for adapters hold none: a page has {page_bytes} "
+            f"bytes; give --host-adapter-memory at least {64 * page_bytes}",
+            param="host_adapter_memory",
+        )
+    return budget_bytes // page_bytes
+
+
+def resolve_adapter_pages(config: EngineConfig, num_pages: int) -> int | None:
+    """Pages of a static partition; None is one pool.
+
+    Raises:
+        ConfigError: one of the two parts would have no page.
+    """
+    if config.static_adapter_pages is None:
+        return None
+    if not 0 < config.static_adapter_pages < num_pages:
+        raise ConfigError(
+            f"static_adapter_pages is {config.static_adapter_pages}; give 1 to {num_pages - 1}, "
+            f"as the pool has {num_pages} pages",
+            param="static_adapter_pages",
+        )
+    return config.static_adapter_pages
+
+
 def default_pool_bytes(device: torch.device) -> int:
     """A share of the memory that is free on the device now."""
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
         return int(free_bytes * GPU_POOL_SHARE)
+    return int(_free_host_bytes() * CPU_POOL_SHARE)
+
+
+def _free_host_bytes() -> int:
     available_bytes: int = psutil.virtual_memory().available
-    free_bytes = min(available_bytes, _cgroup_free_bytes())
-    return int(free_bytes * CPU_POOL_SHARE)
+    return min(available_bytes, _cgroup_free_bytes())
 
 
 def _cgroup_free_bytes() -> int:

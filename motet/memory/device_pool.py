@@ -16,6 +16,8 @@ from motet.kernels.types import LoraTables
 from motet.memory.geometry import AdapterLayout, PageGeometry, lay_out_adapter
 from motet.memory.residency import Placement
 
+_INTEGERS = {2: np.int16, 4: np.int32, 8: np.int64}  # by width [bytes]
+
 
 @dataclass(frozen=True)
 class PackedAdapter:
@@ -51,9 +53,7 @@ def pack_adapter(
     """
     layout = lay_out_adapter(geometry, {key: a.shape[0] for key, (a, _) in deltas.items()})
     num_layers = geometry.shape.num_layers
-    pages = torch.zeros(
-        num_layers, layout.num_pages, geometry.page_elems, dtype=dtype, pin_memory=pinned
-    )
+    pages = _zeros((num_layers, layout.num_pages, geometry.page_elems), dtype, pinned=pinned)
     flat = pages.view(-1)
     page_numbers = layout.row_layers * layout.num_pages + layout.row_pages
     offsets = page_numbers * geometry.page_elems + layout.row_starts
@@ -62,6 +62,13 @@ def pack_adapter(
         rows = (b.T if run.is_b else a).to(dtype)
         _copy_rows(flat, offsets[first_row : first_row + run.num_rows], rows)
     return PackedAdapter(layout, pages)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, *, pinned: bool) -> Tensor:
+    if pinned:
+        return torch.zeros(shape, dtype=dtype, pin_memory=True)
+    # torch would fill it with a team of threads: see `_bits`.
+    return torch.from_numpy(np.zeros(shape, _INTEGERS[dtype.itemsize])).view(dtype)
 
 
 def _copy_rows(flat: Tensor, offsets: np.ndarray, rows: Tensor) -> None:

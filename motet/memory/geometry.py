@@ -6,6 +6,7 @@ Does not know: tensors, nor which pages are free. No torch here: the scheduler i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -111,9 +112,9 @@ class AdapterLayout:
 def lay_out_adapter(
     geometry: PageGeometry, ranks: Mapping[tuple[int, Module], int]
 ) -> AdapterLayout:
-    """Pack the rows of an adapter into as few pages as next-fit needs.
+    """Pack the rows of an adapter into few pages: first-fit, the longest rows first.
 
-    Within a layer the longest rows come first, so that what is left at a page's end is short.
+    Adapters of equal ranks share one layout, since it is made once.
 
     Args:
         geometry: the pool's page sizes.
@@ -123,6 +124,14 @@ def lay_out_adapter(
         The layout; `num_pages` is what the fullest layer needs, since page ids are shared by all
         layers.
     """
+    return _lay_out(geometry, tuple(sorted(ranks.items())))
+
+
+@lru_cache(maxsize=256)
+def _lay_out(
+    geometry: PageGeometry, sorted_ranks: tuple[tuple[tuple[int, Module], int], ...]
+) -> AdapterLayout:
+    ranks = dict(sorted_ranks)
     shape = geometry.shape
     runs: list[Run] = []
     pages: list[IntArray] = []
@@ -133,10 +142,9 @@ def lay_out_adapter(
     num_rows = 0
     num_pages = 0
     for layer in range(shape.num_layers):
-        page, used = 0, 0
-        layer_runs = _runs_of_layer(shape, layer, ranks)
-        for run in layer_runs:
-            run_pages, run_elems, page, used = _place_run(geometry.page_elems, run, page, used)
+        room: list[int] = []  # elements that are left in each page
+        for run in _runs_of_layer(shape, layer, ranks):
+            run_pages, run_elems = _place_run(geometry.page_elems, run, room)
             runs.append(run)
             pages.append(run_pages)
             starts.append(run_elems)
@@ -144,8 +152,7 @@ def lay_out_adapter(
             run_starts[layer, run.module, int(run.is_b)] = num_rows
             rank_table[layer, run.module] = run.num_rows
             num_rows += run.num_rows
-        if layer_runs:
-            num_pages = max(num_pages, page + 1)
+        num_pages = max(num_pages, len(room))
     lengths = [run.num_rows for run in runs]
     return AdapterLayout(
         num_pages=num_pages,
@@ -172,15 +179,21 @@ def _runs_of_layer(
     return sorted(runs, key=lambda run: -run.row_elems)
 
 
-def _place_run(
-    page_elems: int, run: Run, page: int, used: int
-) -> tuple[IntArray, IntArray, int, int]:
-    """Pages and first elements of a run's rows, and the page and fill after it."""
-    per_page = page_elems // run.row_elems
-    in_first = min((page_elems - used) // run.row_elems, run.num_rows)
-    index = np.arange(run.num_rows, dtype=np.int64)
-    beyond = index - in_first
-    is_first = index < in_first
-    pages = np.where(is_first, page, page + 1 + beyond // per_page)
-    elems = np.where(is_first, used + index * run.row_elems, beyond % per_page * run.row_elems)
-    return pages, elems, int(pages[-1]), int(elems[-1]) + run.row_elems
+def _place_run(page_elems: int, run: Run, room: list[int]) -> tuple[IntArray, IntArray]:
+    """Pages and first elements of a run's rows; what they take is taken from `room`."""
+    pages: list[IntArray] = []
+    starts: list[IntArray] = []
+    num_left = run.num_rows
+    page = 0
+    while num_left > 0:
+        if page == len(room):
+            room.append(page_elems)
+        num_here = min(room[page] // run.row_elems, num_left)
+        if num_here > 0:
+            first = page_elems - room[page]
+            pages.append(np.full(num_here, page, dtype=np.int64))
+            starts.append(first + np.arange(num_here, dtype=np.int64) * run.row_elems)
+            room[page] -= num_here * run.row_elems
+            num_left -= num_here
+        page += 1
+    return np.concatenate(pages), np.concatenate(starts)

@@ -5,52 +5,81 @@ Does not know: tensors, models, sockets. It is tested without an engine.
 
 First come, first served. A step takes the running sequences first (a decode takes one token, a
 prefill what is left of the step's token budget), then admits waiting ones while there is room.
-A sequence whose adapter is still being copied is passed over; one that finds no pages holds back
-those behind it, so that a large request is not starved by small ones. When the pages of the
-running sequences outgrow the pool, the youngest is preempted: its pages are freed and its tokens
-are computed again when it returns.
+A sequence whose adapter is still being read or copied is passed over; one that finds no pages
+holds back those behind it, so that a large request is not starved by small ones. When the pages
+of the running sequences outgrow the pool, the youngest is preempted. What it computed stays in
+the prefix cache as long as nobody needs the pages, so it comes back cheaply.
 """
 
-from collections.abc import Collection
 from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
 from itertools import takewhile
 
 from motet.core.messages import AddRequest, TokenOutput
-from motet.memory.geometry import PageGeometry
-from motet.memory.page_pool import PagePool, PoolCorruptionError
-from motet.memory.residency import AdapterResidency, Placement
+from motet.memory.page_pool import ADAPTER, KV, PoolCorruptionError
+from motet.memory.residency import Placement
+from motet.memory.unified import UnifiedMemory
+from motet.scheduler.lookahead import AdapterLookahead
 from motet.scheduler.sequence import Batch, ScheduledChunk, Sequence
+from motet.scheduler.sequence_pages import SequencePages
+
+# Waiting sequences, beyond those that may run at once, whose adapters are copied to the device: a
+# copy takes about a step, and this many ends of sequences in one step are rare.
+LOOKAHEAD_SEQUENCES = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step: the batch to compute (it may be empty), and what to start beside it.
+
+    Attributes:
+        batch: what to compute.
+        reads: adapters to read from disk into host memory, by digest.
+        copies: adapters to copy from host memory to the device.
+    """
+
+    batch: Batch
+    reads: list[str]
+    copies: list[Placement]
 
 
 class Scheduler:
     """Continuous batching over one page pool.
 
     Args:
-        pool: whose pages sequences and adapters share.
-        residency: the adapters on the device.
-        geometry: page sizes.
+        memory: what sequences and adapters share.
         max_step_tokens: tokens that one step computes at most.
         max_running: sequences that run at once at most.
+        keeps_prefixes: have the prefix cache keep what is computed.
+
+    Attributes:
+        pages: the sequences' pages.
+        num_preemptions, num_adapter_hits, num_adapter_misses: since the start; a hit is a queued
+            request whose adapter was on the device.
     """
 
     def __init__(
         self,
-        pool: PagePool,
-        residency: AdapterResidency,
-        geometry: PageGeometry,
+        memory: UnifiedMemory,
         *,
         max_step_tokens: int,
         max_running: int,
+        keeps_prefixes: bool = True,
     ) -> None:
-        self._pool = pool
-        self._residency = residency
-        self._geometry = geometry
+        self._pool = memory.pool
+        self._residency = memory.residency
+        self._geometry = memory.geometry
+        self._policy = memory.policy
+        self._lookahead = AdapterLookahead(memory)
+        self.pages = SequencePages(memory, keeps_prefixes=keeps_prefixes)
         self._max_step_tokens = max_step_tokens
         self._max_running = max_running
         self._waiting: list[Sequence] = []  # by arrival
         self._running: list[Sequence] = []  # by arrival
         self._num_arrived = 0
         self.num_preemptions = 0
+        self.num_adapter_hits = 0
+        self.num_adapter_misses = 0
 
     @property
     def num_waiting(self) -> int:
@@ -59,6 +88,12 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         return len(self._running)
+
+    @property
+    def kv_fill(self) -> float:
+        """Computed tokens of the running sequences over the room in their pages; 1 without any."""
+        room = sum(len(seq.pages) for seq in self._running) * self._geometry.page_size
+        return sum(seq.num_computed_tokens for seq in self._running) / room if room else 1.0
 
     def running_adapters(self) -> set[str]:
         """Digests that running sequences use."""
@@ -74,19 +109,41 @@ class Scheduler:
 
     def num_pages_needed(self, request: AddRequest) -> int:
         """Pages that a request takes at its longest, its adapter's included."""
-        num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
-        pages = self._geometry.num_kv_pages(num_tokens)
-        return pages + (self._residency.num_pages(request.digest) if request.digest else 0)
+        num_adapter_pages = self._residency.num_pages(request.digest) if request.digest else 0
+        return self._num_kv_pages_needed(request) + num_adapter_pages
+
+    def fits(self, request: AddRequest) -> bool:
+        """Whether a request could run if nothing else did; pinned adapters stay."""
+        return self._fits(self._num_kv_pages_needed(request), request.digest, set())
+
+    def may_pin(self, digest: str) -> bool:
+        """Whether an adapter can be pinned: half of the pool is left, and so are all requests."""
+        pinned = {*self._residency.pinned(), digest}
+        num_pinned = sum(self._residency.num_pages(each) for each in pinned)
+        if 2 * num_pinned > self._pool.capacity(ADAPTER):
+            return False
+        return all(
+            self._fits(self._geometry.num_kv_pages(seq.max_num_tokens), seq.digest, {digest})
+            for seq in (*self._running, *self._waiting)
+        )
 
     def add(self, request: AddRequest) -> None:
         """Queue a request. Its adapter must be known, and it must fit in the empty pool."""
-        assert self.num_pages_needed(request) <= self._pool.num_pages
+        assert self.fits(request)
+        self._policy.tick()
+        if request.digest is not None:
+            self._residency.want(request.digest)
+            if self._residency.is_resident(request.digest):
+                self.num_adapter_hits += 1
+            else:
+                self.num_adapter_misses += 1
         self._waiting.append(
             Sequence(
                 request_id=request.request_id,
                 prompt_token_ids=request.prompt_token_ids,
                 sampling=request.sampling,
                 digest=request.digest,
+                tenant=request.tenant,
                 arrival=self._num_arrived,
             )
         )
@@ -105,44 +162,48 @@ class Scheduler:
         return False
 
     def abort_adapter(self, digest: str) -> list[str]:
-        """Forget all waiting requests of an adapter that could not be copied; their ids."""
+        """Forget all waiting requests of an adapter that could not be brought in; their ids."""
         aborted = [seq.request_id for seq in self._waiting if seq.digest == digest]
         self._waiting = [seq for seq in self._waiting if seq.digest != digest]
         return aborted
 
-    def schedule(self) -> tuple[Batch, list[Placement]]:
-        """The next batch (it may be empty) and the adapter copies to start beside it."""
+    def schedule(self) -> Plan:
+        """The next batch, and the reads and copies to start beside it."""
         chunks: list[ScheduledChunk] = []
-        placements: list[Placement] = []
+        self._lookahead.begin_step()
         budget = self._schedule_running(chunks)
-        self._admit(chunks, placements, budget)
-        return Batch(chunks), placements
+        self._bring_in_pinned()
+        self._admit(chunks, budget)
+        return Plan(Batch(chunks), self._lookahead.reads, self._lookahead.copies)
 
     def commit(self, batch: Batch, tokens: SequenceOf[int | None]) -> list[TokenOutput]:
         """Take the sampled tokens of a batch, one for each chunk that samples, in order.
 
         A token of None ends its sequence with the finish reason "error": its logits were not
-        finite.
+        finite, and its KV is not kept.
         """
         outputs = []
         sampled = iter(tokens)
         for chunk in batch.chunks:
             seq = chunk.sequence
             samples = chunk.samples  # before the count below moves
+            token = next(sampled) if samples else None
+            if samples and token is None:
+                self._stop_running(seq, is_good=False)
+                outputs.append(TokenOutput(seq.request_id, [], "error"))
+                continue
             seq.num_computed_tokens += chunk.num_new_tokens
-            if samples:
-                outputs.append(self._append(seq, next(sampled)))
+            self.pages.keep_computed(seq)
+            if token is not None:
+                outputs.append(self._append(seq, token))
         return outputs
 
-    def _append(self, seq: Sequence, token: int | None) -> TokenOutput:
-        if token is None:
-            self._stop_running(seq)
-            return TokenOutput(seq.request_id, [], "error")
+    def _append(self, seq: Sequence, token: int) -> TokenOutput:
         seq.output_token_ids.append(token)
         reason = seq.finish_reason()
         if reason is not None:
             self._stop_running(seq)
-        return TokenOutput(seq.request_id, [token], reason)
+        return TokenOutput(seq.request_id, [token], reason, seq.num_cached_tokens or 0)
 
     def _schedule_running(self, chunks: list[ScheduledChunk]) -> int:
         """Schedule running sequences: decodes, then prefills, each by arrival."""
@@ -160,109 +221,110 @@ class Scheduler:
         Returns False if the sequence itself was preempted. One that a step has already scheduled
         never is: a prefill has all its pages from admission, so only decodes grow, by arrival.
         """
-        while seq.pages and not self._grow(seq, num_tokens):
+        while seq.pages and self.pages.num_missing(seq, num_tokens) > 0:
+            if self.pages.grow(seq, num_tokens, self._ahead(seq), self._wanted()):
+                break
             self._preempt(self._running[-1])
         return bool(seq.pages)
 
-    def _admit(
-        self, chunks: list[ScheduledChunk], placements: list[Placement], budget: int
-    ) -> None:
-        """Admit waiting sequences in order of arrival, and start the copies that they wait for."""
-        ahead: set[str] = set()  # adapters of this and earlier waiting sequences: not evicted
+    def _admit(self, chunks: list[ScheduledChunk], budget: int) -> None:
+        """Admit waiting sequences in order of arrival, and bring in what the others wait for."""
+        ahead: set[str] = set()  # adapters of this and earlier waiting sequences: they stay
+        num_passed = 0  # sequences that stay in the queue for now
+        num_kv_pages = len(self._running)  # what these, and the growth of the others, will take
         for seq in list(self._waiting):
             if seq.digest is not None:
                 ahead.add(seq.digest)
-                if not self._residency.is_resident(seq.digest):
-                    if not self._begin_load(seq.digest, placements, ahead):
-                        return
-                    continue
-            if budget == 0 or len(self._running) >= self._max_running:
-                continue  # no admission any more, but copies may start
-            if not self._grow(seq, seq.num_tokens):
+            may_run = budget > 0 and len(self._running) < self._max_running
+            if may_run and self._is_ready(seq):
+                if not self._start(seq, ahead):
+                    return
+                num_new = min(budget, seq.num_uncomputed_tokens)
+                chunks.append(ScheduledChunk(seq, num_new))
+                budget -= num_new
+                continue
+            comes_next = len(self._running) + num_passed < self._max_running + LOOKAHEAD_SEQUENCES
+            if not (may_run or comes_next or self._lookahead.may_read):
                 return
-            self._start_running(seq)
-            num_new = min(budget, seq.num_uncomputed_tokens)
-            chunks.append(ScheduledChunk(seq, num_new))
-            budget -= num_new
+            num_kv_pages += self._geometry.num_kv_pages(seq.num_tokens)
+            if not self._is_ready(seq):
+                assert seq.digest is not None
+                # The first in line leaves nothing for others: they are behind it.
+                num_left = num_kv_pages if num_passed else 0
+                if not self._lookahead.bring_in(
+                    seq.digest, num_left, ahead, self._wanted(), may_copy=comes_next
+                ):
+                    return
+            num_passed += 1
 
-    def _begin_load(
-        self, digest: str, placements: list[Placement], protected: Collection[str]
-    ) -> bool:
-        """Start copying an adapter unless it is on its way. False if there is no room for it."""
-        if self._residency.is_loading(digest):
-            return True
-        if not self._make_room(self._residency.num_pages(digest), protected):
+    def _is_ready(self, seq: Sequence) -> bool:
+        return seq.digest is None or self._residency.is_resident(seq.digest)
+
+    def _start(self, seq: Sequence, ahead: set[str]) -> bool:
+        """Give a waiting sequence its pages and have it run. False if there is no room."""
+        # One that was preempted returns when the others have room to grow again.
+        num_spare = len(self._running) if seq.num_preemptions else 0
+        if not self.pages.start(seq, num_spare, ahead, self._wanted()):
             return False
-        while (placement := self._residency.begin_load(digest)) is None:
-            # Pages suffice, but no stretch of the row table is long enough: evict until one is.
-            if not self._evict(protected):
-                return False
-        placements.append(placement)
+        if seq.digest is not None:
+            self._residency.acquire(seq.digest)
+        self._waiting.remove(seq)
+        self._running.append(seq)
+        self._running.sort(key=lambda other: other.arrival)
         return True
 
-    def _grow(self, seq: Sequence, num_tokens: int) -> bool:
-        """Give a sequence the pages for this many tokens, evicting idle adapters if need be."""
-        num_more = self._geometry.num_kv_pages(num_tokens) - len(seq.pages)
-        if num_more <= 0:
-            return True
-        if num_more > self._pool.num_free and not self._make_room(num_more, self._ahead(seq)):
-            return False
-        pages = self._pool.allocate(num_more, seq.owner)
-        assert pages is not None
-        seq.pages += pages
-        return True
+    def _bring_in_pinned(self) -> None:
+        """Start what brings pinned adapters to the device that are not there."""
+        for digest in self._residency.pinned():
+            if not self._residency.is_resident(digest):
+                self._lookahead.bring_in(digest, 0, {digest}, self._wanted(), may_copy=True)
 
     def _ahead(self, seq: Sequence) -> set[str]:
         """Adapters that it may not evict: its own, and those that older sequences wait with."""
         older = takewhile(lambda other: other.arrival <= seq.arrival, self._waiting)
         return {other.digest for other in older if other.digest is not None}
 
-    def _make_room(self, num_pages: int, protected: Collection[str]) -> bool:
-        """Evict idle adapters until this many pages are free; none if that cannot be reached."""
-        evictable = self._residency.num_evictable_pages(protected)
-        if self._pool.num_free + evictable < num_pages:
-            return False
-        while self._pool.num_free < num_pages:
-            self._evict(protected)
-        return True
+    def _wanted(self) -> list[str]:
+        """Adapters of the sequences that come next, the soonest first."""
+        window = self._waiting[: self._max_running + LOOKAHEAD_SEQUENCES]
+        return list(dict.fromkeys(seq.digest for seq in window if seq.digest is not None))
 
-    def _evict(self, protected: Collection[str]) -> bool:
-        wanted = dict.fromkeys(seq.digest for seq in self._waiting if seq.digest is not None)
-        return self._residency.evict_idle(protected, list(wanted))
+    def _num_kv_pages_needed(self, request: AddRequest) -> int:
+        num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
+        return self._geometry.num_kv_pages(num_tokens)
 
-    def _start_running(self, seq: Sequence) -> None:
-        if seq.digest is not None:
-            self._residency.acquire(seq.digest)
-        self._waiting.remove(seq)
-        self._running.append(seq)
-        self._running.sort(key=lambda other: other.arrival)
+    def _fits(self, num_kv_pages: int, digest: str | None, pinned: set[str]) -> bool:
+        """Whether this is there besides what is pinned, with `pinned` in addition."""
+        kept = {*self._residency.pinned(), *pinned}
+        if digest is not None:
+            kept.add(digest)
+        num_adapter_pages = sum(self._residency.num_pages(each) for each in kept)
+        if self._pool.is_partitioned:
+            return num_kv_pages <= self._pool.capacity(
+                KV
+            ) and num_adapter_pages <= self._pool.capacity(ADAPTER)
+        return num_kv_pages + num_adapter_pages <= self._pool.num_pages
 
-    def _stop_running(self, seq: Sequence) -> None:
+    def _stop_running(self, seq: Sequence, *, is_good: bool = True) -> None:
         self._running.remove(seq)
-        self._pool.free(seq.pages, seq.owner)
-        seq.pages = []
+        self.pages.free(seq, is_good=is_good)
         if seq.digest is not None:
             self._residency.release(seq.digest)
 
     def _preempt(self, seq: Sequence) -> None:
         self._stop_running(seq)
-        seq.num_computed_tokens = 0
+        seq.num_preemptions += 1
         self._waiting.append(seq)
         self._waiting.sort(key=lambda other: other.arrival)
         self.num_preemptions += 1
 
     def check(self) -> None:
-        """Verify that the pool's pages are where the sequences say.
+        """Verify that the pool's pages are where the sequences and the cache say.
 
         Raises:
             PoolCorruptionError: pages are lost, or held twice.
         """
         self._pool.check()
-        held = [page for seq in self._running for page in seq.pages]
-        if len(set(held)) != len(held) or len(held) != self._pool.num_owned("kv"):
-            raise PoolCorruptionError(
-                f"running sequences hold {len(held)} pages ({len(set(held))} distinct), "
-                f"but the pool counts {self._pool.num_owned('kv')} KV pages"
-            )
+        self.pages.check(self._running)
         if any(seq.pages for seq in self._waiting):
             raise PoolCorruptionError("a waiting sequence holds pages")

@@ -7,6 +7,8 @@ Does not know: the batch around it.
 from dataclasses import dataclass, field
 
 from motet.core.sampling import SamplingParams
+from motet.memory.page_pool import KV
+from motet.memory.prefix_cache import PrefixPage, Scope
 
 
 @dataclass(eq=False)
@@ -18,24 +20,37 @@ class Sequence:
         prompt_token_ids: the prompt.
         sampling: how its tokens are chosen.
         digest: the adapter it runs with, kept to the end; None is the base model.
+        tenant: whose prefix cache it uses.
         arrival: order of arrival; a preempted sequence keeps it.
         output_token_ids: what was generated so far.
         num_computed_tokens: tokens whose KV is in its pages.
         pages: its KV pages, in order.
+        kept: the first of these, as the prefix cache knows them; the others are its own.
+        num_cached_tokens: prompt tokens that it found in the prefix cache when it first ran.
+        num_preemptions: how often it was sent back to the queue.
     """
 
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
     digest: str | None
+    tenant: str | None
     arrival: int
     output_token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
     pages: list[int] = field(default_factory=list)
+    kept: list[PrefixPage] = field(default_factory=list)
+    num_cached_tokens: int | None = None
+    num_preemptions: int = 0
 
     @property
     def num_tokens(self) -> int:
         return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def max_num_tokens(self) -> int:
+        """What it comes to if nothing ends it before its limit."""
+        return len(self.prompt_token_ids) + self.sampling.max_tokens
 
     @property
     def num_uncomputed_tokens(self) -> int:
@@ -44,7 +59,12 @@ class Sequence:
     @property
     def owner(self) -> str:
         """Its name in the page pool."""
-        return f"kv:{self.request_id}"
+        return f"{KV}:{self.request_id}"
+
+    @property
+    def scope(self) -> Scope:
+        """Which part of the prefix cache it uses."""
+        return self.tenant, self.digest
 
     def token_ids(self, start: int, end: int) -> list[int]:
         """Tokens `start` to `end - 1` of prompt and output together."""

@@ -13,7 +13,6 @@ from motet.core.messages import EngineReady
 from motet.core.sampling import SamplingParams
 from motet.server.errors import bad_request
 from motet.server.protocol import GenerationParameters
-from motet.server.registry import Adapter
 
 _SEED_BITS = 63
 
@@ -34,7 +33,7 @@ def admit_max_tokens(
     max_tokens: int | None,
     default_max_tokens: int | None,
     engine: EngineReady,
-    adapter: Adapter | None,
+    num_adapter_pages: int,
     param: str,
 ) -> int:
     """The number of tokens to generate at most.
@@ -43,6 +42,7 @@ def admit_max_tokens(
         max_tokens: what was asked for; it must fit as a whole.
         default_max_tokens: what to take if nothing was asked for; None is all that there is room
             for. Of this, as much is taken as context and pool leave.
+        num_adapter_pages: what its adapter takes of the pool beside it.
         param: the field that holds the prompt, for the error.
 
     Raises:
@@ -59,7 +59,6 @@ def admit_max_tokens(
             param,
             code="context_length_exceeded",
         )
-    num_adapter_pages = 0 if adapter is None else adapter.info.num_pages
     num_kv_pages = max(0, engine.num_pages - num_adapter_pages)
     num_pool_left = num_kv_pages * engine.page_size - num_prompt_tokens
     if (max_tokens or 1) > num_pool_left:

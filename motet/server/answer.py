@@ -14,7 +14,8 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.generate import Delta, Generation
+from motet.server.choice import Delta
+from motet.server.generate import Generation
 from motet.server.protocol import GenerationParameters
 from motet.server.replies import EventStream, unless_client_leaves
 

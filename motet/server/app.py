@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from motet.core.errors import MotetError
-from motet.server import chat, completions, health, lora, models
+from motet.server import admin, chat, completions, health, lora, models
 from motet.server.auth import AuthMiddleware
 from motet.server.config import ServeConfig
 from motet.server.context import context_of
@@ -36,6 +36,9 @@ _ROUTES = (
     ("GET", "/v1/models/{model:path}", models.retrieve_model),
     ("POST", "/v1/load_lora_adapter", lora.load_lora_adapter),
     ("POST", "/v1/unload_lora_adapter", lora.unload_lora_adapter),
+    ("POST", "/admin/v1/adapters/{name:path}:pin", admin.pin_adapter),
+    ("POST", "/admin/v1/adapters/{name:path}:unpin", admin.unpin_adapter),
+    ("GET", "/admin/v1/memory", admin.memory),
     ("GET", "/live", health.live),
     ("GET", "/ready", health.ready),
     ("GET", "/health", health.ready),

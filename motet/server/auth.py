@@ -1,12 +1,13 @@
 """Who may do what: two keys, and no route that forgets to ask.
 
-Owns: the roles, and the decision on each request.
+Owns: the roles, the decision on each request, and whose prefix cache it shares (its tenant).
 Does not know: what the routes do.
 
 - `/live`, `/ready` and `/health` are open: probes carry no keys and learn nothing.
 - Everything else needs a key as soon as any key is set, whether or not there is such a route;
   so does `/metrics`, which names the adapters and so the tenants. Prometheus sends a bearer token.
-- Loading and unloading need the admin key; if only an API key is set, that one does.
+- Everything below `/admin/`, and loading and unloading, need the admin key; if only an API key
+  is set, that one does.
 - If only an admin key is set, it is needed for everything else too.
 - Without keys the server listens on a loopback address only, and answers only requests that
   were made for one by name: else a web page could reach it by having its own name resolve here.
@@ -25,9 +26,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from motet.core.errors import MotetError
 from motet.server.config import ServeConfig, is_loopback
+from motet.server.context import context_of
 from motet.server.errors import error_response
 
 OPEN_PATHS = frozenset({"/live", "/ready", "/health"})
+ADMIN_PREFIX = "/admin/"  # all that is below it, whether or not there is such a route
 ADMIN_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 
 
@@ -62,11 +65,12 @@ class KeyRing:
 
 
 class AuthMiddleware:
-    """Refuses what a request has no key for, before any route sees it."""
+    """Refuses what a request has no key for, before any route sees it; notes the tenant."""
 
     def __init__(self, app: ASGIApp, config: ServeConfig) -> None:
         self._app = app
         self._keys = KeyRing(config.api_key, config.admin_key)
+        self._shares_prefixes = config.share_prefix_cache
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (refusal := self._refusal(scope)):
@@ -90,12 +94,19 @@ class AuthMiddleware:
         role = self._keys.role_of(key.strip())
         if role is None:
             return MotetError("The API key is not valid.", code="invalid_api_key")
-        if path in ADMIN_PATHS and role is not Role.ADMIN:
+        if _is_admin_path(path) and role is not Role.ADMIN:
             return MotetError(
-                "This key may not load or unload adapters; that takes the admin key.",
+                "This key may neither manage adapters nor look into the server; that takes the "
+                "admin key.",
                 code="insufficient_permissions",
             )
+        if not self._shares_prefixes:
+            context_of(scope).tenant = role.value
         return None
+
+
+def _is_admin_path(path: str) -> bool:
+    return path in ADMIN_PATHS or path.startswith(ADMIN_PREFIX)
 
 
 def _foreign_host(host: str) -> MotetError | None:

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from motet.core.messages import EngineReady
+from motet.server.catalogue import Adapter
 from motet.server.config import ServeConfig
-from motet.server.registry import Adapter
 
 _MAX_LISTED = 8
 

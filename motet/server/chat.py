@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.server.answer import answer
+from motet.server.choice import Delta
 from motet.server.context import context_of
-from motet.server.generate import Delta, start_generation
+from motet.server.generate import start_generation, wait_for_adapter
 from motet.server.parameters import drop_idle_chat_parameters
 from motet.server.parsing import parse, read_json_object
 from motet.server.protocol import ChatRequest, Message
@@ -53,14 +54,17 @@ async def create_chat_completion(request: Request) -> Response:
     services = services_of(request)
     body = drop_idle_chat_parameters(await read_json_object(request))
     params = parse(ChatRequest, body)
-    context_of(request.scope).adapter_label = services.registry.label_of(params.model)
+    context = context_of(request.scope)
+    context.adapter_label = await services.registry.names.find(params.model)
     messages = [_for_template(message) for message in params.messages]
     # In a thread, for a long conversation must not hold up everybody's tokens.
     prompt = await asyncio.to_thread(services.tokenizer.encode_chat, messages)
+    await wait_for_adapter(request, services, params.model)
     generation = start_generation(
         services,
         params,
         [prompt],
+        context=context,
         max_tokens=params.max_completion_tokens or params.max_tokens,
         default_max_tokens=None,
         prompt_param="messages",

@@ -1,25 +1,14 @@
-"""The command line: `motet serve`, `motet adapters`, `motet complete`, `motet check`.
+"""The command line: `motet serve`, `motet adapters`, `motet top`, `motet complete`, `motet check`.
 
-Owns: options, their help, and what is printed.
-Does not know: how anything is done; each command imports what it needs when it runs.
+Owns: which commands there are.
+Does not know: their options and how anything is done; each is a module of its own.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, NoReturn
-
 import typer
 
-from motet.core.config import EngineConfig
-from motet.core.errors import ConfigError, MotetError
-from motet.server import check, remote
-from motet.server.config import ServeConfig, parse_size_bytes
-
-_WHAT = "What to serve"
-_ADAPTERS = "Adapters"
-_HTTP = "Address and keys"
-_ENGINE = "Engine"
+from motet.server import check, remote, serve_command, top
 
 app = typer.Typer(
     help="Motet serves thousands of LoRA adapters over one base model.",
@@ -27,208 +16,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,  # they would show keys
 )
-adapters_app = typer.Typer(help="List, load and unload adapters of a running server.")
+adapters_app = typer.Typer(help="List, load, pin and unload adapters of a running server.")
+
+app.command("serve")(serve_command.serve)
 app.add_typer(adapters_app, name="adapters", no_args_is_help=True)
+adapters_app.command("list")(remote.list_adapters)
+adapters_app.command("load")(remote.load_adapter)
+adapters_app.command("pin")(remote.pin_adapter)
+adapters_app.command("unpin")(remote.unpin_adapter)
+adapters_app.command("unload")(remote.unload_adapter)
+app.command("top")(top.top)
+app.command("complete")(remote.complete)
+app.command("check")(check.check)
 
 
 def main() -> None:
     """The `motet` program."""
     app()
-
-
-def _fail(message: str) -> NoReturn:
-    typer.secho(f"Error: {message}", err=True, fg="red")
-    raise typer.Exit(1)
-
-
-def _named_path(text: str) -> tuple[str, Path]:
-    name, separator, path = text.partition("=")
-    if not (name and separator and path):
-        raise ConfigError(f"--adapter {text!r} should be NAME=PATH.", param="adapter")
-    return name, Path(path)
-
-
-@app.command()
-def serve(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="A Hugging Face directory, a hub id, or a .gguf file. Without it: a small "
-            "built-in model (SmolLM2-135M), fetched once.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    served_model_name: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of the base model in requests.",
-            show_default="the last part of MODEL",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    max_model_len: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Longest prompt and answer together.",
-            show_default="the model's own",
-            metavar="TOKENS",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    adapter: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=PATH",
-            help="An adapter to load at start; may be repeated.",
-            rich_help_panel=_ADAPTERS,
-        ),
-    ] = None,
-    adapter_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Load every adapter in this directory under its folder's name. Adapters added to "
-            "it later can be loaded over HTTP.",
-            rich_help_panel=_ADAPTERS,
-        ),
-    ] = None,
-    adapter_root: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="DIR",
-            help="A directory below which POST /v1/load_lora_adapter may read; may be repeated.",
-            rich_help_panel=_ADAPTERS,
-        ),
-    ] = None,
-    host: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen on. Anything but a loopback address needs a key.",
-            rich_help_panel=_HTTP,
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            min=0, max=65535, metavar="PORT", help="0 takes any free port.", rich_help_panel=_HTTP
-        ),
-    ] = 8000,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MOTET_API_KEY",
-            help="Key for /v1 and /metrics; also for loading adapters if there is no admin key.",
-            rich_help_panel=_HTTP,
-        ),
-    ] = None,
-    admin_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MOTET_ADMIN_KEY",
-            help="Key for loading and unloading adapters, and for all else.",
-            rich_help_panel=_HTTP,
-        ),
-    ] = None,
-    drain_timeout: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="How long running requests may go on after SIGTERM.",
-            metavar="SECONDS",
-            rich_help_panel=_HTTP,
-        ),
-    ] = 30,
-    pool_memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Memory of the page pool for KV cache and adapters, such as 2GiB.",
-            show_default="a share of what is free",
-            rich_help_panel=_ENGINE,
-        ),
-    ] = None,
-    page_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="KV cache in a page.",
-            metavar="TOKENS",
-            show_default="chosen from the model",
-            rich_help_panel=_ENGINE,
-        ),
-    ] = None,
-    max_step_tokens: Annotated[
-        int,
-        typer.Option(min=1, help="Tokens that one step computes at most.", rich_help_panel=_ENGINE),
-    ] = EngineConfig().max_step_tokens,
-    max_running: Annotated[
-        int,
-        typer.Option(min=1, metavar="SEQUENCES", help="Most in a batch.", rich_help_panel=_ENGINE),
-    ] = EngineConfig().max_running,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="float32, bfloat16 or float16.",
-            show_default="float32 on a CPU, else the model's own",
-            rich_help_panel=_ENGINE,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="cpu or cuda.",
-            show_default="cuda where there is a GPU",
-            rich_help_panel=_ENGINE,
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="CPU threads of the engine.",
-            metavar="N",
-            show_default="one per usable core",
-            rich_help_panel=_ENGINE,
-        ),
-    ] = None,
-) -> None:
-    """Serve a base model and its adapters behind the OpenAI API."""
-    try:
-        config = ServeConfig(
-            engine=EngineConfig(
-                model=model,
-                model_name=served_model_name,
-                device=device,
-                dtype=dtype,
-                pool_memory_bytes=None if pool_memory is None else parse_size_bytes(pool_memory),
-                page_size=page_size,
-                max_model_len=max_model_len,
-                max_step_tokens=max_step_tokens,
-                max_running=max_running,
-                num_threads=threads,
-            ),
-            host=host,
-            port=port,
-            adapters=tuple(_named_path(text) for text in adapter or []),
-            adapter_dir=adapter_dir,
-            adapter_roots=tuple(adapter_root or []),
-            api_key=api_key,
-            admin_key=admin_key,
-            drain_timeout_s=drain_timeout,
-        )
-        from motet.server.run import run
-
-        run(config)
-    except MotetError as error:
-        _fail(error.message)
-
-
-adapters_app.command("list")(remote.list_adapters)
-adapters_app.command("load")(remote.load_adapter)
-adapters_app.command("unload")(remote.unload_adapter)
-app.command("complete")(remote.complete)
-app.command("check")(check.check)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.server.answer import answer
+from motet.server.choice import Delta
 from motet.server.context import context_of
-from motet.server.generate import Delta, start_generation
+from motet.server.generate import start_generation, wait_for_adapter
 from motet.server.parameters import drop_idle_completion_parameters
 from motet.server.parsing import parse, read_json_object
 from motet.server.protocol import CompletionRequest
@@ -46,12 +47,15 @@ async def create_completion(request: Request) -> Response:
     services = services_of(request)
     body = drop_idle_completion_parameters(await read_json_object(request))
     params = parse(CompletionRequest, body)
-    context_of(request.scope).adapter_label = services.registry.label_of(params.model)
+    context = context_of(request.scope)
+    context.adapter_label = await services.registry.names.find(params.model)
     prompts = await _token_ids(services, params.prompt)
+    await wait_for_adapter(request, services, params.model)
     generation = start_generation(
         services,
         params,
         prompts,
+        context=context,
         max_tokens=params.max_tokens,
         default_max_tokens=DEFAULT_MAX_TOKENS,
         prompt_param="prompt",

@@ -34,10 +34,13 @@ class ServeConfig:
 
     Attributes:
         adapters: (name, directory) pairs to load at start; one that fails ends the start.
-        adapter_dir: every adapter in it is loaded at start under its folder's name.
+        adapter_dir: every adapter in it may be used under its folder's name, and is loaded when
+            it first is; also those that come into it later. A name in `adapters` goes first.
         adapter_roots: directories below which the load endpoint may read.
         api_key: opens /v1/* and /metrics, and the admin endpoints if there is no `admin_key`.
         admin_key: opens everything.
+        share_prefix_cache: requests with different keys share cached prefixes, which tells by its
+            speed what others have asked.
         drain_timeout_s: how long running requests may go on after SIGTERM.
         max_body_bytes: larger requests are refused.
 
@@ -53,6 +56,7 @@ class ServeConfig:
     adapter_roots: tuple[Path, ...] = ()
     api_key: str | None = field(default=None, repr=False)
     admin_key: str | None = field(default=None, repr=False)
+    share_prefix_cache: bool = False
     drain_timeout_s: int = 30
     max_body_bytes: int = 4 << 20
 
@@ -68,7 +72,7 @@ class ServeConfig:
         if not self.has_keys and not is_loopback(self.host):
             raise ConfigError(
                 f"--host {self.host} can be reached from other machines, and no key is set. "
-                "Set --api-key (and --admin-key for loading adapters), or use --host 127.0.0.1.",
+                "Set --api-key (and --admin-key for managing adapters), or use --host 127.0.0.1.",
                 param="host",
             )
 

@@ -22,6 +22,8 @@ class RequestContext:
         status: what the request came to: the HTTP status, unless a stream broke after it.
         is_generation: whether it counts as a generation request.
         adapter_label: the model's name, once it is known to exist.
+        tenant: whose key the request came with, never the key itself. Requests of one tenant
+            share cached prefixes; None without keys, or where all share.
     """
 
     request_id: str
@@ -29,6 +31,7 @@ class RequestContext:
     status: int | None = None
     is_generation: bool = False
     adapter_label: str | None = None
+    tenant: str | None = None
 
 
 def put_context(scope: MutableMapping[str, Any], context: RequestContext) -> None:

@@ -1,7 +1,7 @@
 """The API process's side of the engine: requests out, tokens in, and a watch over its life.
 
 Owns: when the engine may be asked, and the restart of one that died.
-Does not know: HTTP, text, nor the names of adapters (`registry.py` replays those).
+Does not know: HTTP, text, nor the names of adapters (`registry.py` loads those again).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import contextlib
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -22,13 +24,19 @@ from motet.core.errors import MotetError
 from motet.core.messages import (
     AbortRequest,
     AdapterInfo,
+    AdapterLoaded,
+    AdapterPinned,
     AddRequest,
     EngineReady,
     EngineStats,
+    GetMemory,
     GetStats,
     LoadAdapter,
+    MemoryReport,
+    PinAdapter,
     ReleaseAdapter,
     ToEngine,
+    UnpinAdapter,
 )
 from motet.server.engine_link import EngineLink, describe_exit
 from motet.server.in_flight import InFlight
@@ -40,6 +48,20 @@ _MAX_RESTART_DELAY_S = 30.0
 _HEALTHY_AFTER_S = 60.0  # an engine that lived this long starts the delays anew
 
 _log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterReference:
+    """One reference on an adapter, in one engine process. It ends with that process.
+
+    Attributes:
+        path: where the engine read the adapter.
+        engine: the process that holds it, as `EngineClient.num_starts` counts them.
+    """
+
+    info: AdapterInfo
+    path: Path
+    engine: int
 
 
 class EngineClient:
@@ -64,7 +86,7 @@ class EngineClient:
         self._directory = tempfile.TemporaryDirectory(prefix="motet-")  # mode 0700
         self._link: EngineLink | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._in_flight = InFlight(self.release_adapter)
+        self._in_flight = InFlight(self._send)
         self._info: EngineReady | None = None
         self.num_starts = 0
         self.unready_reason: str | None = "The engine is starting."
@@ -122,26 +144,52 @@ class EngineClient:
             self._send(request)
         return stream
 
-    async def load_adapter(self, path: Path) -> AdapterInfo:
+    async def load_adapter(self, path: Path) -> AdapterReference:
         """Have the engine check and keep an adapter: one more reference on its digest.
 
         Raises:
             AdapterError: the engine refused it.
             MotetError: the engine died meanwhile.
         """
-        with self._in_flight.load() as (operation_id, loaded):
-            self._send(LoadAdapter(operation_id, str(path)))
-            return await loaded
+        engine = self.num_starts
+        loaded = await self._in_flight.ask(LoadAdapter(_new_id(), str(path)), AdapterLoaded)
+        return AdapterReference(loaded.info, path, engine)
 
-    def release_adapter(self, digest: str) -> None:
-        """Give back one reference. Safe at once: the engine waits for the requests that use it."""
-        self._send(ReleaseAdapter(digest))
+    def holds(self, reference: AdapterReference | None) -> bool:
+        """Whether the running engine holds a reference. One that died holds nothing."""
+        return reference is not None and reference.engine == self.num_starts
+
+    def release_adapter(self, reference: AdapterReference) -> None:
+        """Give a reference back. Safe at once: the engine waits for the requests that use it.
+
+        Nothing happens if the engine that held it is dead.
+        """
+        self._send_to_holder(reference, ReleaseAdapter(reference.info.digest, str(reference.path)))
+
+    async def pin_adapter(self, reference: AdapterReference) -> None:
+        """Have a held adapter brought to the device and kept there; waits until it is there.
+
+        Raises:
+            AdapterError: pinned adapters would leave too little of the pool.
+            MotetError: the engine died meanwhile.
+        """
+        await self._in_flight.ask(PinAdapter(_new_id(), reference.info.digest), AdapterPinned)
+
+    def unpin_adapter(self, reference: AdapterReference) -> None:
+        """Take one pin back. Nothing happens if the engine that held it is dead."""
+        self._send_to_holder(reference, UnpinAdapter(reference.info.digest))
 
     async def stats(self) -> EngineStats:
         """A snapshot of the engine. Raises MotetError if it dies meanwhile."""
-        with self._in_flight.stats() as (operation_id, stats):
-            self._send(GetStats(operation_id))
-            return await stats
+        return await self._in_flight.ask(GetStats(_new_id()), EngineStats)
+
+    async def memory(self) -> MemoryReport:
+        """Where everything is in the engine's memory. Raises MotetError if it dies meanwhile."""
+        return await self._in_flight.ask(GetMemory(_new_id()), MemoryReport)
+
+    def _send_to_holder(self, reference: AdapterReference, message: ToEngine) -> None:
+        if self._link is not None and self.holds(reference):
+            self._link.send(message)
 
     def _send(self, message: ToEngine) -> None:
         if self._link is None:
@@ -182,25 +230,25 @@ class EngineClient:
     async def _serve_until_death(self, link: EngineLink) -> str:
         """Handle the engine's messages; how it died, once it has."""
         reader = asyncio.create_task(self._read(link), name="engine reader")
-        replay = asyncio.create_task(self._become_ready(), name="adapter replay")
+        reload = asyncio.create_task(self._become_ready(), name="adapter reload")
         death = asyncio.create_task(link.wait(), name="engine death")
-        watched = {reader, replay, death}
+        watched = {reader, reload, death}
         try:
             while True:
                 done, watched = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
                 if death in done:
                     return describe_exit(death.result())
-                # The reader never ends well; the replay may, and then there is more to wait for.
+                # The reader never ends well; the reload may, and then there is more to wait for.
                 for task in done:
                     if error := task.exception():
                         return f"{task.get_name()}: {error}"
         finally:
-            for task in (reader, replay, death):
+            for task in (reader, reload, death):
                 task.cancel()
-            await asyncio.gather(reader, replay, death, return_exceptions=True)
+            await asyncio.gather(reader, reload, death, return_exceptions=True)
 
     async def _become_ready(self) -> None:
-        """After a restart, have the adapters loaded again before anyone may use them."""
+        """After a restart, have what must be there at once loaded before any request comes."""
         if self.unready_reason is None:
             return
         if self.on_restart is not None:
@@ -216,3 +264,7 @@ class EngineClient:
     async def _read(self, link: EngineLink) -> None:
         while True:
             self._in_flight.handle(await link.receive())
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex

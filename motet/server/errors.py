@@ -28,6 +28,7 @@ _STATUS_OF_CODE = {
     "internal_error": 500,
     "engine_dead": 500,
     "engine_restarting": 503,
+    "adapter_unavailable": 503,
 }
 
 # Codes of a request that can never succeed as it is.
@@ -43,16 +44,25 @@ _BAD_REQUEST_CODES = frozenset(
         "pool_too_small",
         "adapter_already_loaded",
         "adapter_too_large",
+        "pins_exceed_pool",
     }
 )
 
-# A restart of the engine takes seconds; clients must not hammer it meanwhile.
+# A restart of the engine takes seconds, and so does whatever brings an adapter's files back;
+# clients must not hammer the server meanwhile.
 RETRY_AFTER_S = 5
 
 
 def bad_request(message: str, param: str | None, *, code: str = "invalid_value") -> MotetError:
     """An error of the client's, with the field at fault."""
     return MotetError(message, code=code, param=param)
+
+
+def adapter_refusal(message: str, param: str | None, *, code: str) -> AdapterError:
+    """An adapter's refusal where `lora_path` was not what asked for it."""
+    error = AdapterError(message, code=code)
+    error.param = param
+    return error
 
 
 def status_of(error: MotetError) -> int:

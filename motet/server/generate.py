@@ -1,7 +1,7 @@
 """One path from a checked request to pieces of text, for both endpoints, streamed or not.
 
-Owns: tokens of a choice into text, stop strings, token counts, latency observations.
-Does not know: the JSON of either endpoint.
+Owns: the load of an adapter before its first use, admission, latency observations.
+Does not know: how tokens become text (`choice.py`), nor the JSON of either endpoint.
 """
 
 from __future__ import annotations
@@ -9,77 +9,18 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 
-from motet.core.messages import AddRequest, TokenOutput
+from starlette.requests import Request
+
+from motet.core.messages import AddRequest
 from motet.server import admission
+from motet.server.choice import Choice, Delta, Usage, count_cached
+from motet.server.context import RequestContext
 from motet.server.errors import bad_request
 from motet.server.protocol import GenerationParameters
+from motet.server.replies import unless_client_leaves
 from motet.server.services import Services
-from motet.server.stop_strings import StopStringFinder
 from motet.server.token_stream import TokenStream
-from motet.server.tokenizer import TextTokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What is new of one choice. After a `finish_reason` nothing follows."""
-
-    choice: int
-    text: str
-    finish_reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Token counts of a whole request."""
-
-    num_prompt_tokens: int
-    num_output_tokens: int
-
-    def as_json(self) -> dict[str, int]:
-        return {
-            "prompt_tokens": self.num_prompt_tokens,
-            "completion_tokens": self.num_output_tokens,
-            "total_tokens": self.num_prompt_tokens + self.num_output_tokens,
-        }
-
-
-class _Choice:
-    """The text of one sequence as its tokens arrive."""
-
-    def __init__(
-        self, index: int, tokenizer: TextTokenizer, stops: Sequence[str], stop_ids: Sequence[int]
-    ) -> None:
-        self._index = index
-        self._decoder = tokenizer.decoder()
-        self._finder = StopStringFinder(stops)
-        self._stop_ids = frozenset(stop_ids)
-        self.num_tokens = 0
-        self.last_output_s: float | None = None
-        self.is_finished = False
-
-    def push(self, output: TokenOutput) -> Delta:
-        """The text of an output; finished if the engine says so or a stop string is complete."""
-        pieces: list[str] = []
-        for token_id in output.token_ids:
-            self.num_tokens += 1
-            # A token that ends the answer is not part of it.
-            if output.finish_reason != "stop" or token_id not in self._stop_ids:
-                pieces.append(self._finder.push(self._decoder.push(token_id)))
-            if self._finder.found:
-                return self._finished(pieces, "stop")
-        if output.finish_reason is None:
-            return Delta(self._index, "".join(pieces), None)
-        pieces.append(self._finder.push(self._decoder.flush()))
-        if self._finder.found:
-            return self._finished(pieces, "stop")
-        pieces.append(self._finder.flush())
-        return self._finished(pieces, output.finish_reason)
-
-    def _finished(self, pieces: list[str], reason: str) -> Delta:
-        self.is_finished = True
-        return Delta(self._index, "".join(pieces), reason)
 
 
 class Generation:
@@ -95,8 +36,9 @@ class Generation:
         group: str,
         adapter_label: str,
         stream: TokenStream,
-        choices: dict[str, _Choice],
+        choices: dict[str, Choice],
         num_prompt_tokens: int,
+        arrived_s: float,
     ) -> None:
         self.id = group
         self._metrics = services.metrics
@@ -104,7 +46,7 @@ class Generation:
         self._stream = stream
         self._choices = choices
         self._num_prompt_tokens = num_prompt_tokens
-        self._started_s = time.monotonic()
+        self._arrived_s = arrived_s
         self._is_closed = False
 
     @property
@@ -114,8 +56,9 @@ class Generation:
     @property
     def usage(self) -> Usage:
         """Counts so far."""
-        num_output_tokens = sum(choice.num_tokens for choice in self._choices.values())
-        return Usage(self._num_prompt_tokens, num_output_tokens)
+        choices = self._choices.values()
+        num_output_tokens = sum(choice.num_tokens for choice in choices)
+        return Usage(self._num_prompt_tokens, count_cached(choices), num_output_tokens)
 
     async def deltas(self) -> AsyncIterator[Delta]:
         """New text, and the end of each choice. Raises MotetError if the engine fails."""
@@ -139,13 +82,25 @@ class Generation:
         usage = self.usage
         self._metrics.add_tokens(self._label, usage.num_prompt_tokens, usage.num_output_tokens)
 
-    def _observe_latency(self, choice: _Choice, num_tokens: int) -> None:
+    def _observe_latency(self, choice: Choice, num_tokens: int) -> None:
         now_s = time.monotonic()
         if choice.last_output_s is None:
-            self._metrics.ttft_s.observe(now_s - self._started_s)
+            self._metrics.ttft_s.observe(now_s - self._arrived_s)
         elif num_tokens:
             self._metrics.itl_s.observe((now_s - choice.last_output_s) / num_tokens)
         choice.last_output_s = now_s
+
+
+async def wait_for_adapter(request: Request, services: Services, model: str) -> None:
+    """Have what `model` names loaded. When this returns, `start_generation` may use it at once.
+
+    Raises:
+        MotetError: it cannot be loaded, or the client left meanwhile; the load goes on then, for
+            others may wait for it.
+    """
+    while services.registry.needs_load(model):  # again, if the engine was restarted just now
+        load = services.registry.ensure_loaded(model)
+        await unless_client_leaves(request.receive, load)
 
 
 def start_generation(
@@ -153,6 +108,7 @@ def start_generation(
     params: GenerationParameters,
     prompts: Sequence[list[int]],
     *,
+    context: RequestContext,
     max_tokens: int | None,
     default_max_tokens: int | None,
     prompt_param: str,
@@ -160,10 +116,11 @@ def start_generation(
     """Check every prompt against the model's limits and hand all choices to the engine.
 
     Does not wait: the name is resolved to a digest and submitted in one go, so that a reload
-    cannot come between.
+    cannot come between. `wait_for_adapter` has just been waited for.
 
     Args:
         prompts: token ids of each prompt; choice `p * n + i` is choice i of prompt p.
+        context: of the HTTP request: when it came, and whose cached prefixes it shares.
         max_tokens: tokens to generate at most, as asked for.
         default_max_tokens: if it was not asked for; fewer if there is no room for so many, and
             None is all that there is room for.
@@ -174,13 +131,13 @@ def start_generation(
     """
     engine = services.client.info
     vocab_size = engine.shape.vocab_size
-    adapter = services.registry.resolve(params.model)
+    served = services.registry.admit(params.model)
     admission.require_known_token_ids(params.stop_token_ids, vocab_size, "stop_token_ids")
     seed = admission.choose_seed(params)
     group = uuid.uuid4().hex
     requests: list[AddRequest] = []
-    choices: dict[str, _Choice] = {}
-    for prompt in prompts:
+    choices: dict[str, Choice] = {}
+    for prompt_index, prompt in enumerate(prompts):
         if not prompt:
             raise bad_request(f"'{prompt_param}' has no tokens.", prompt_param)
         admission.require_known_token_ids(prompt, vocab_size, prompt_param)
@@ -189,7 +146,7 @@ def start_generation(
             max_tokens=max_tokens,
             default_max_tokens=default_max_tokens,
             engine=engine,
-            adapter=adapter,
+            num_adapter_pages=0 if served.info is None else served.info.num_pages,
             param=prompt_param,
         )
         for index in range(params.n):
@@ -201,11 +158,17 @@ def start_generation(
                 eos_token_ids=services.tokenizer.eos_token_ids,
             )
             request_id = f"{group}-{len(requests)}"
-            choices[request_id] = _Choice(
-                len(requests), services.tokenizer, params.stop, sampling.stop_token_ids
+            choices[request_id] = Choice(
+                len(requests),
+                prompt_index,
+                services.tokenizer,
+                params.stop,
+                sampling.stop_token_ids,
             )
-            digest = None if adapter is None else adapter.info.digest
-            requests.append(AddRequest(request_id, prompt, sampling, digest))
+            digest = None if served.info is None else served.info.digest
+            requests.append(AddRequest(request_id, prompt, sampling, digest, context.tenant))
     stream = services.client.submit(requests)
-    label = services.registry.base_name if adapter is None else adapter.name
-    return Generation(services, group, label, stream, choices, sum(len(each) for each in prompts))
+    num_prompt_tokens = sum(len(each) for each in prompts)
+    return Generation(
+        services, group, served.label, stream, choices, num_prompt_tokens, context.started_s
+    )

@@ -3,7 +3,8 @@
 Owns: what each of them promises.
 
 `/live`: the API process answers; restarting it would help nothing while this is so. `/ready`: the
-engine takes requests, with all adapters loaded. `/health` is `/ready` under vLLM's name.
+engine takes requests, with the pinned adapters loaded and those that `--adapter` gave. `/health`
+is `/ready` under vLLM's name.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ async def metrics(request: Request) -> Response:
     body = services.metrics.render(
         await _stats(services.client),
         is_ready=services.client.unready_reason is None,
-        num_adapters=len(services.registry.adapters()),
-        names_of=services.registry.names_of,
+        num_adapters=len(services.registry.catalogue),
+        names_of=services.registry.catalogue.names_of,
     )
     return Response(body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 

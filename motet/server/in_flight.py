@@ -1,63 +1,83 @@
 """Who in the API process waits for which answer of the engine's.
 
-Owns: the streams of running requests, and the futures of operations.
+Owns: the streams of running requests, and the operations that have not been answered.
 Does not know: the socket, nor whether the engine lives.
 """
 
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
 
 from motet.core.errors import AdapterError, MotetError
 from motet.core.messages import (
-    AdapterInfo,
     AdapterLoaded,
+    AdapterPinned,
     AdapterRefused,
+    EngineFailed,
+    EngineReady,
     EngineStats,
     FromEngine,
+    GetMemory,
+    GetStats,
+    LoadAdapter,
+    MemoryReport,
+    PinAdapter,
+    ReleaseAdapter,
     RequestFailed,
     StepOutput,
+    ToEngine,
+    UnpinAdapter,
 )
 from motet.server.token_stream import TokenStream
 
-ResultT = TypeVar("ResultT")
+Question = LoadAdapter | PinAdapter | GetStats | GetMemory
+Answer = AdapterLoaded | AdapterPinned | AdapterRefused | EngineStats | MemoryReport
+AnswerT = TypeVar("AnswerT", bound=Answer)
 
 _log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    question: Question
+    answer: asyncio.Future[Answer]
 
 
 class InFlight:
     """Everything that has been asked of the engine and not been answered.
 
     Args:
-        release: gives back a reference on a digest that nobody waits for any more.
+        send: takes a message to the engine.
     """
 
-    def __init__(self, release: Callable[[str], None]) -> None:
-        self._release = release
-        self._loads: dict[str, asyncio.Future[AdapterInfo]] = {}
-        self._stats: dict[str, asyncio.Future[EngineStats]] = {}
+    def __init__(self, send: Callable[[ToEngine], None]) -> None:
+        self._send = send
+        self._operations: dict[str, _Operation] = {}
         self.streams: dict[str, TokenStream] = {}
 
-    @contextmanager
-    def load(self) -> Iterator[tuple[str, asyncio.Future[AdapterInfo]]]:
-        """A new operation id, and what will be known when its adapter is loaded or refused."""
-        with _waiting(self._loads) as operation:
-            yield operation
+    async def ask(self, question: Question, kind: type[AnswerT]) -> AnswerT:
+        """Send a question and wait for its answer, which is of this kind.
 
-    @contextmanager
-    def stats(self) -> Iterator[tuple[str, asyncio.Future[EngineStats]]]:
-        """A new operation id, and the snapshot to come."""
-        with _waiting(self._stats) as operation:
-            yield operation
+        Whoever gives up waiting holds nothing: what the engine grants afterwards is given back.
+
+        Raises:
+            AdapterError: the engine refused.
+            MotetError: the engine is not running, or died meanwhile.
+        """
+        self._send(question)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._operations[question.operation_id] = _Operation(question, future)
+        answer = await future
+        assert isinstance(answer, kind), f"{type(question).__name__} got {answer}"
+        return answer
 
     def handle(self, message: FromEngine) -> None:
-        """Give a message to whoever waits for it. Ids that nobody knows were given up on."""
+        """Give a message to whoever waits for it. Streams that nobody knows were given up on."""
         match message:
             case StepOutput():
                 for output in message.outputs:
@@ -67,45 +87,38 @@ class InFlight:
                 if stream := self.streams.get(message.request_id):
                     error = MotetError(message.message, code=message.code)
                     stream.fail(message.request_id, error)
-            case AdapterLoaded():
-                load = self._loads.get(message.operation_id)
-                if load is None or load.done():  # its reference must not stay for ever
-                    self._release(message.info.digest)
-                else:
-                    load.set_result(message.info)
-            case AdapterRefused():
-                refusal = AdapterError(message.message, code=message.code)
-                _fail(self._loads.get(message.operation_id), refusal)
-            case EngineStats():
-                stats = self._stats.get(message.operation_id)
-                if stats is not None and not stats.done():
-                    stats.set_result(message)
-            case _:
+            case EngineReady() | EngineFailed():
                 _log.warning("unexpected message from the engine", kind=type(message).__name__)
+            case _:
+                self._answer(message)
 
     def fail_all(self, error: MotetError) -> None:
         """End everything with an error: the engine is dead."""
         for request_id, stream in list(self.streams.items()):
             stream.fail(request_id, error)
-        for load in self._loads.values():
-            _fail(load, error)
-        for stats in self._stats.values():
-            _fail(stats, error)
+        operations, self._operations = self._operations, {}
+        for operation in operations.values():
+            if not operation.answer.done():
+                operation.answer.set_exception(error)
+
+    def _answer(self, message: Answer) -> None:
+        operation = self._operations.pop(message.operation_id, None)
+        if operation is None:
+            _log.warning("unasked answer from the engine", kind=type(message).__name__)
+        elif operation.answer.done():  # nobody waits any more
+            if undoing := _undoing(operation.question, message):
+                self._send(undoing)
+        elif isinstance(message, AdapterRefused):
+            operation.answer.set_exception(AdapterError(message.message, code=message.code))
+        else:
+            operation.answer.set_result(message)
 
 
-@contextmanager
-def _waiting(
-    futures: dict[str, asyncio.Future[ResultT]],
-) -> Iterator[tuple[str, asyncio.Future[ResultT]]]:
-    operation_id = uuid.uuid4().hex
-    future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
-    futures[operation_id] = future
-    try:
-        yield operation_id, future
-    finally:
-        del futures[operation_id]
-
-
-def _fail(future: asyncio.Future[ResultT] | None, error: MotetError) -> None:
-    if future is not None and not future.done():
-        future.set_exception(error)
+def _undoing(question: Question, answer: Answer) -> ToEngine | None:
+    """What gives back what an answer granted; None if it granted nothing."""
+    match question, answer:
+        case LoadAdapter(), AdapterLoaded():
+            return ReleaseAdapter(answer.info.digest, question.path)
+        case PinAdapter(), AdapterPinned():
+            return UnpinAdapter(question.digest)
+    return None

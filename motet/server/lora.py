@@ -21,13 +21,17 @@ async def load_lora_adapter(request: Request) -> Response:
     """Load an adapter under a new name, or with `load_inplace` replace the one it names."""
     params = parse(LoadAdapterRequest, _without_nulls(await read_json_object(request)))
     adapter = await services_of(request).registry.load(
-        params.lora_name, params.lora_path, load_inplace=params.load_inplace
+        params.lora_name,
+        params.lora_path,
+        load_inplace=params.load_inplace,
+        pinned=params.pinned,
     )
     _log.info(
         "adapter loaded",
         request_id=context_of(request.scope).request_id,
         adapter=adapter.name,
-        digest=adapter.info.digest,
+        digest=adapter.digest,
+        pinned=adapter.is_pinned,
     )
     return PlainTextResponse(f"Success: LoRA adapter '{adapter.name}' added successfully.")
 

@@ -12,7 +12,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.registry import Adapter
+from motet.server.catalogue import Adapter
 from motet.server.services import Services, services_of
 
 _OWNER = "motet"
@@ -22,7 +22,7 @@ _STARTED_AT = int(time.time())
 async def list_models(request: Request) -> Response:
     """All names that requests may use as `model`."""
     services = services_of(request)
-    adapters = services.registry.adapters()
+    adapters = services.registry.catalogue.all()
     models = [_base(services), *(_adapter(services, each) for each in adapters)]
     return _json({"object": "list", "data": models})
 
@@ -30,12 +30,13 @@ async def list_models(request: Request) -> Response:
 async def retrieve_model(request: Request) -> Response:
     """One of them. Raises MotetError (404)."""
     services = services_of(request)
-    adapter = services.registry.resolve(request.path_params["model"])
+    names = services.registry.names
+    adapter = names.resolve(await names.find(request.path_params["model"]))
     return _json(_base(services) if adapter is None else _adapter(services, adapter))
 
 
 def _base(services: Services) -> dict[str, Any]:
-    name = services.registry.base_name
+    name = services.registry.names.base_name
     return {
         "id": name,
         "object": "model",
@@ -48,17 +49,19 @@ def _base(services: Services) -> dict[str, Any]:
 
 
 def _adapter(services: Services, adapter: Adapter) -> dict[str, Any]:
+    info = adapter.info  # what is not read yet is null
     return {
         "id": adapter.name,
         "object": "model",
-        "created": adapter.loaded_at,
+        "created": adapter.created_at,
         "owned_by": _OWNER,
         "root": str(adapter.path),
-        "parent": services.registry.base_name,
+        "parent": services.registry.names.base_name,
         "max_model_len": services.client.info.max_model_len,
-        "digest": adapter.info.digest,
-        "max_rank": adapter.info.max_rank,
-        "num_pages": adapter.info.num_pages,
+        "digest": None if info is None else info.digest,
+        "max_rank": None if info is None else info.max_rank,
+        "num_pages": None if info is None else info.num_pages,
+        "pinned": adapter.is_pinned,
     }
 
 

@@ -24,8 +24,8 @@ from motet.server.replies import ClientLeftError
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
-async def read_json_object(request: Request) -> dict[str, Any]:
-    """The body as a JSON object. Raises MotetError: 400, 413, 415, or that the client left."""
+def require_json(request: Request) -> None:
+    """Raises MotetError (415) unless the body, if there is one, is declared to be JSON."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         # This also keeps other sites' pages from posting here: a browser asks first for JSON.
@@ -34,6 +34,11 @@ async def read_json_object(request: Request) -> dict[str, Any]:
             "Content-Type: application/json.",
             code="unsupported_media_type",
         )
+
+
+async def read_json_object(request: Request) -> dict[str, Any]:
+    """The body as a JSON object. Raises MotetError: 400, 413, 415, or that the client left."""
+    require_json(request)
     try:
         body = await request.body()
     except ClientDisconnect:

@@ -201,6 +201,7 @@ class LoadAdapterRequest(BaseModel):
     lora_name: Annotated[str, Field(min_length=1)]
     lora_path: Annotated[str, Field(min_length=1)]
     load_inplace: bool = False
+    pinned: bool | None = None  # None: as it was under this name
 
 
 class UnloadAdapterRequest(BaseModel):

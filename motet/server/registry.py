@@ -1,10 +1,12 @@
-"""The names that requests may use, and the adapter behind each.
+"""The adapters of a server: loaded when they are first used, replaced, pinned, forgotten.
 
-Owns: which name means which digest, and the order in which a swap happens.
+Owns: that one thing at a time happens to a name, and the order of the steps in it.
 Does not know: HTTP, nor what an adapter holds (the engine checks that).
 
-A request takes its digest when it is admitted. A reload swaps the name in one step: requests
-before it end on the old weights, requests after it begin on the new ones.
+A name costs nothing until it is used. A request takes its digest when it is admitted. A reload
+swaps the name in one step: requests before it end on the old weights, requests after it begin on
+the new ones. A restarted engine knows no adapter; each is loaded into it again when it is used,
+and only the same content will do.
 """
 
 from __future__ import annotations
@@ -12,95 +14,132 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 import structlog
 
-from motet.adapters.roots import adapter_name_is_valid, confine
+from motet.adapters.roots import confine
 from motet.core.errors import AdapterError, MotetError
 from motet.core.messages import AdapterInfo
+from motet.server.adapter_dir import AdapterDirectory
+from motet.server.catalogue import Adapter, Catalogue
 from motet.server.engine_client import EngineClient
 from motet.server.errors import bad_request
+from motet.server.names import AdapterNames
+from motet.server.single_flight import SingleFlight
+from motet.server.versions import Versions
 
-_MAX_REPLAYS_AT_ONCE = 8
+_MAX_LOADS_AT_ONCE = 8  # after a restart
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Adapter:
-    """One version of a named adapter."""
+class Served:
+    """What a request is admitted with: a model's one name, and its adapter, if it has one."""
 
-    name: str
-    path: Path  # resolved
-    info: AdapterInfo
-    loaded_at: int  # Unix time [s]
+    label: str
+    info: AdapterInfo | None
 
 
 class AdapterRegistry:
-    """Adapters by name, each with one reference on its digest in the engine.
+    """Adapters by name.
 
     Args:
-        client: the engine; after a restart it has this registry load everything again.
+        client: the engine; after a restart it has this registry load what must be there at once.
         base_name: the name of the base model, which no adapter may have.
         roots: directories below which `load` may read.
+        directory: whose folders name adapters, if there is one.
     """
 
-    def __init__(self, client: EngineClient, base_name: str, roots: Sequence[Path]) -> None:
-        self.base_name = base_name
+    def __init__(
+        self,
+        client: EngineClient,
+        base_name: str,
+        roots: Sequence[Path],
+        directory: AdapterDirectory | None,
+    ) -> None:
+        self.catalogue = Catalogue()
+        self.names = AdapterNames(base_name, self.catalogue, directory)
         self._client = client
         self._roots = tuple(roots)
-        self._adapters: dict[str, Adapter] = {}
+        self._versions = Versions(client, roots)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        client.on_restart = self._replay
+        self._loads: SingleFlight[None] = SingleFlight()
+        client.on_restart = self._load_after_restart
 
-    def adapters(self) -> list[Adapter]:
-        """All adapters in the order of their first load."""
-        return list(self._adapters.values())
+    def needs_load(self, model: str) -> bool:
+        """Whether what `model` names must be loaded before it is served. Raises MotetError (404)"""
+        adapter = self.names.resolve(model)
+        return adapter is not None and not self._versions.is_loaded(adapter)
 
-    def names_of(self, digest: str) -> list[str]:
-        """The names that mean this digest now."""
-        return [each.name for each in self._adapters.values() if each.info.digest == digest]
-
-    def resolve(self, model: str) -> Adapter | None:
-        """The adapter that `model` names, or None for the base model.
-
-        `model` is the base's name, an adapter's name, or `base:adapter`.
+    async def ensure_loaded(self, model: str) -> None:
+        """Load what `model` names, unless that has been done. All who ask wait for one load.
 
         Raises:
-            MotetError: 404 `model_not_found`.
+            AdapterError: it cannot be loaded; `adapter_unavailable` if it could be before.
+            MotetError: there is no such model, or the engine is not ready.
         """
-        if model == self.base_name:
-            return None
-        adapter = self._adapters.get(model.removeprefix(f"{self.base_name}:"))
+        adapter = self.names.resolve(model)
+        if adapter is not None and not self._versions.is_loaded(adapter):
+            await self._loads.run(adapter.name, lambda: self._load_named(adapter.name))
+
+    def admit(self, model: str) -> Served:
+        """What a request for `model` gets from now on to its end.
+
+        Raises:
+            MotetError: there is no such model, or a restart of the engine came between the load
+                and this.
+        """
+        adapter = self.names.resolve(model)
         if adapter is None:
+            return Served(self.names.base_name, None)
+        if not self._versions.is_loaded(adapter):
             raise MotetError(
-                f"The model {model!r} does not exist. GET /v1/models lists those that do.",
-                code="model_not_found",
-                param="model",
+                f"The engine was restarted before {adapter.name!r} could be used. Try again.",
+                code="engine_restarting",
             )
-        return adapter
+        return Served(adapter.name, adapter.info)
 
-    def label_of(self, model: str) -> str:
-        """The one name of what `model` names, however it was spelt. Raises as `resolve`."""
-        adapter = self.resolve(model)
-        return self.base_name if adapter is None else adapter.name
-
-    async def load(self, name: str, path: str, *, load_inplace: bool = False) -> Adapter:
+    async def load(
+        self, name: str, path: str, *, load_inplace: bool = False, pinned: bool | None = None
+    ) -> Adapter:
         """Load an adapter from below the allowed roots, or replace it in place.
 
+        Args:
+            pinned: keep it on the device; None is as it was under this name.
+
         Raises:
-            AdapterError: the path is not allowed or the engine refuses the adapter; an older
-                version under this name goes on serving.
+            AdapterError: the path is not allowed, or the engine refuses the adapter or the pin;
+                an older version under this name goes on serving.
             MotetError: the name is not allowed or taken, or the engine is not ready.
         """
-        return await self._load(name, path, self._roots, load_inplace=load_inplace)
+        self.names.require_usable(name)
+        async with self._lock(name):
+            self._client.require_ready()
+            previous = self.catalogue.get(name)
+            resolved = self._free_path(previous, path, load_inplace=load_inplace)
+            if pinned is None:
+                pinned = previous is not None and previous.is_pinned
+            reference = await self._versions.take(resolved, is_pinned=pinned)
+            is_static = previous is not None and previous.is_static
+            adapter = Adapter(name, resolved, int(time.time()), reference, pinned, is_static)
+            self.names.give(adapter)
+            if previous is not None:
+                self._versions.give_back(previous)
+        return adapter
 
-    async def load_trusted(self, name: str, path: Path) -> Adapter:
+    async def load_static(self, name: str, path: Path) -> None:
         """Load an adapter that the operator gave at start, from anywhere. Raises as `load`."""
-        return await self._load(name, str(path.absolute()), (path.absolute(),), load_inplace=False)
+        self.names.require_usable(name)
+        if name in self.catalogue:
+            raise _name_taken(name)
+        resolved = confine(path.absolute(), (path.absolute(),))
+        reference = await self._versions.take(resolved, is_pinned=False)
+        now = int(time.time())
+        self.names.give(Adapter(name, resolved, now, reference, is_static=True))
 
     async def unload(self, name: str) -> None:
         """Forget a name. Its running requests go on; the engine waits for them.
@@ -108,53 +147,54 @@ class AdapterRegistry:
         Raises:
             MotetError: 404 if there is no such adapter, or the engine is not ready.
         """
+        await self.names.look_up(name, "lora_name")
         async with self._lock(name):
             self._client.require_ready()
-            adapter = self._adapters.pop(name, None)
-            if adapter is None:
-                raise MotetError(
-                    f"The LoRA adapter {name!r} cannot be found. GET /v1/models lists those that "
-                    "are loaded.",
-                    code="adapter_not_found",
-                    param="lora_name",
-                )
-            self._client.release_adapter(adapter.info.digest)
+            self._versions.give_back(await self.names.forget(name, "lora_name"))
 
-    async def _load(
-        self, name: str, path: str, roots: Sequence[Path], *, load_inplace: bool
-    ) -> Adapter:
-        self._require_usable_name(name)
+    async def pin(self, name: str) -> Adapter:
+        """Keep an adapter on the device, loading it first if need be; waits until it is there.
+
+        Raises:
+            AdapterError: it cannot be loaded, or pins would leave too little of the pool.
+            MotetError: 404 if there is no such adapter, or the engine is not ready.
+        """
+        await self.names.look_up(name, "name")
         async with self._lock(name):
             self._client.require_ready()
-            previous = self._adapters.get(name)
-            if previous is not None and not load_inplace:
-                raise bad_request(
-                    f"The LoRA adapter {name!r} has already been loaded. If you want to load the "
-                    "adapter in place, set 'load_inplace' to true.",
-                    "lora_name",
-                    code="adapter_already_loaded",
-                )
-            resolved = confine(path, roots)
-            info = await self._client.load_adapter(resolved)
-            adapter = Adapter(name, resolved, info, int(time.time()))
-            self._adapters[name] = adapter
-            # An engine that died just now has no references to give back.
-            if previous is not None and self._client.unready_reason is None:
-                self._client.release_adapter(previous.info.digest)
+            adapter = self.names.adapter(name, "name")
+            if not self._versions.is_loaded(adapter):
+                adapter = await self._versions.take_again(adapter, "name")
+                self.catalogue.put(adapter)
+            if not adapter.is_pinned:
+                adapter = await self._versions.pin(adapter)
+                self.catalogue.put(adapter)
         return adapter
 
-    def _require_usable_name(self, name: str) -> None:
-        if not adapter_name_is_valid(name):
-            raise bad_request(
-                f"{name!r} cannot name an adapter: use 1 to 128 letters, digits, '.', '_', '-' or "
-                "'/', beginning with a letter or digit, without '..'.",
-                "lora_name",
-            )
-        if name == self.base_name:
-            raise bad_request(
-                f"{name!r} is the name of the base model; choose another for the adapter.",
-                "lora_name",
-            )
+    async def unpin(self, name: str) -> Adapter:
+        """Let an adapter be evicted again. Raises MotetError as `unload`."""
+        await self.names.look_up(name, "name")
+        async with self._lock(name):
+            self._client.require_ready()
+            adapter = self.names.adapter(name, "name")
+            if adapter.is_pinned:
+                adapter = self._versions.unpin(adapter)
+                self.catalogue.put(adapter)
+        return adapter
+
+    def _free_path(self, previous: Adapter | None, path: str, *, load_inplace: bool) -> Path:
+        """Where to load from. A name may be loaded once more only in place.
+
+        One that has never been loaded is not taken, if this is where it lies.
+        """
+        if load_inplace or previous is None:
+            return confine(path, self._roots)
+        if previous.reference is not None:
+            raise _name_taken(previous.name)
+        resolved = confine(path, self._roots)
+        if resolved != previous.path.resolve():
+            raise _name_taken(previous.name)
+        return resolved
 
     def _lock(self, name: str) -> asyncio.Lock:
         lock = self._locks.get(name)
@@ -162,32 +202,37 @@ class AdapterRegistry:
             lock = self._locks[name] = asyncio.Lock()
         return lock
 
-    async def _replay(self) -> None:
-        """Load every adapter into a new engine. Raises MotetError if that engine dies too."""
-        limit = asyncio.Semaphore(_MAX_REPLAYS_AT_ONCE)
+    async def _load_named(self, name: str) -> None:
+        async with self._lock(name):
+            self._client.require_ready()
+            await self._load_unless_held(name)
 
-        async def replay(name: str) -> None:
+    async def _load_unless_held(self, name: str) -> None:
+        adapter = self.catalogue.get(name)
+        if adapter is not None and not self._versions.is_loaded(adapter):
+            self.catalogue.put(await self._versions.take_again(adapter, "model"))
+
+    async def _load_after_restart(self) -> None:
+        """Load what must be there at once. Raises MotetError if the new engine dies too."""
+        limit = asyncio.Semaphore(_MAX_LOADS_AT_ONCE)
+
+        async def load(name: str) -> None:
             async with limit, self._lock(name):
-                await self._replay_one(name)
+                try:
+                    await self._load_unless_held(name)
+                except AdapterError as error:
+                    _log.error("adapter not loaded again", adapter=name, reason=error.message)
 
         async with asyncio.TaskGroup() as group:
-            for name in list(self._adapters):
-                group.create_task(replay(name))
+            for adapter in self.catalogue.all():
+                if adapter.is_pinned or adapter.is_static:
+                    group.create_task(load(adapter.name))
 
-    async def _replay_one(self, name: str) -> None:
-        adapter = self._adapters.get(name)
-        if adapter is None:
-            return
-        try:
-            info = await self._client.load_adapter(adapter.path)
-        except AdapterError as error:
-            del self._adapters[name]
-            _log.error("adapter dropped", adapter=name, reason=error.message)
-            return
-        if info.digest != adapter.info.digest:
-            # Nobody asked for other weights under this name.
-            del self._adapters[name]
-            self._client.release_adapter(info.digest)
-            _log.error("adapter dropped", adapter=name, reason="its files changed on disk")
-            return
-        self._adapters[name] = replace(adapter, info=info)
+
+def _name_taken(name: str) -> MotetError:
+    return bad_request(
+        f"The LoRA adapter {name!r} has already been loaded. If you want to load the adapter in "
+        "place, set 'load_inplace' to true.",
+        "lora_name",
+        code="adapter_already_loaded",
+    )

@@ -8,50 +8,35 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-_TIMEOUT_S = 600
-
-UrlOption = Annotated[
-    str, typer.Option(envvar="MOTET_URL", help="Address of the server, without /v1.")
-]
-ApiKeyOption = Annotated[
-    str | None, typer.Option(envvar="MOTET_API_KEY", help="Key, if the server asks for one.")
-]
-AdminKeyOption = Annotated[
-    str | None,
-    typer.Option(
-        envvar=["MOTET_ADMIN_KEY", "MOTET_API_KEY"], help="Key, if the server asks for one."
-    ),
-]
-
-_DEFAULT_URL = "http://127.0.0.1:8000"
+from motet.server.remote_http import (
+    DEFAULT_URL,
+    AdminKeyOption,
+    ApiKeyOption,
+    RemoteError,
+    UrlOption,
+    opened,
+    request_text,
+)
 
 
-def list_adapters(url: UrlOption = _DEFAULT_URL, api_key: AdminKeyOption = None) -> None:
-    """List the adapters of a running server."""
+def list_adapters(url: UrlOption = DEFAULT_URL, api_key: AdminKeyOption = None) -> None:
+    """List the adapters of a running server. What has not been used yet has no rank and digest."""
     models = json.loads(_request(url, "/v1/models", api_key))["data"]
-    table = Table("adapter", "rank", "pages", "digest", "path")
+    table = Table("adapter", "rank", "pages", "pinned", "digest", "path")
     for model in models:
         if model["parent"] is not None:
-            table.add_row(
-                model["id"],
-                str(model["max_rank"]),
-                str(model["num_pages"]),
-                model["digest"][:12],
-                model["root"],
-            )
+            table.add_row(*_row(model))
     console = Console()
     console.print(f"base model: {models[0]['id']}")
-    console.print(table if table.row_count else "no adapters are loaded")
+    console.print(table if table.row_count else "there are no adapters")
 
 
 def load_adapter(
@@ -60,24 +45,49 @@ def load_adapter(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the adapter that has this name.")
     ] = False,
-    url: UrlOption = _DEFAULT_URL,
+    pinned: Annotated[
+        bool, typer.Option("--pinned", help="Keep it on the device, whether or not it is used.")
+    ] = False,
+    url: UrlOption = DEFAULT_URL,
     admin_key: AdminKeyOption = None,
 ) -> None:
     """Load an adapter into a running server."""
     # Where the server runs elsewhere, the path is not known here and goes as it is.
     full_path = str(Path(path).absolute()) if Path(path).is_dir() else path
     body = {"lora_name": name, "lora_path": full_path, "load_inplace": replace}
+    if pinned:  # else a replacement is pinned if what it replaces is
+        body["pinned"] = True
     typer.echo(_request(url, "/v1/load_lora_adapter", admin_key, body))
 
 
 def unload_adapter(
     name: Annotated[str, typer.Argument(help="Name of the adapter.")],
-    url: UrlOption = _DEFAULT_URL,
+    url: UrlOption = DEFAULT_URL,
     admin_key: AdminKeyOption = None,
 ) -> None:
     """Unload an adapter from a running server."""
     body = {"lora_name": name}
     typer.echo(_request(url, "/v1/unload_lora_adapter", admin_key, body))
+
+
+def pin_adapter(
+    name: Annotated[str, typer.Argument(help="Name of the adapter.")],
+    url: UrlOption = DEFAULT_URL,
+    admin_key: AdminKeyOption = None,
+) -> None:
+    """Keep an adapter on the device of a running server, whether or not it is used."""
+    _request(url, f"/admin/v1/adapters/{quote(name)}:pin", admin_key, {})
+    typer.echo(f"Success: LoRA adapter '{name}' is pinned.")
+
+
+def unpin_adapter(
+    name: Annotated[str, typer.Argument(help="Name of the adapter.")],
+    url: UrlOption = DEFAULT_URL,
+    admin_key: AdminKeyOption = None,
+) -> None:
+    """Let a pinned adapter be evicted again when it is not used."""
+    _request(url, f"/admin/v1/adapters/{quote(name)}:unpin", admin_key, {})
+    typer.echo(f"Success: LoRA adapter '{name}' is not pinned.")
 
 
 def complete(
@@ -89,7 +99,7 @@ def complete(
     temperature: Annotated[
         float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")
     ] = 0.0,
-    url: UrlOption = _DEFAULT_URL,
+    url: UrlOption = DEFAULT_URL,
     api_key: ApiKeyOption = None,
 ) -> None:
     """Complete a text on a running server, printing it as it comes."""
@@ -102,10 +112,22 @@ def complete(
         "temperature": temperature,
         "stream": True,
     }
-    with _opened(url, "/v1/completions", api_key, body) as answer:
+    with _errors_end_the_program(), opened(url, "/v1/completions", api_key, body) as answer:
         for line in answer:
             _print_event(line.decode().rstrip())
     typer.echo()
+
+
+def _row(model: dict[str, Any]) -> list[str]:
+    unread = model["digest"] is None
+    return [
+        model["id"],
+        "" if unread else str(model["max_rank"]),
+        "" if unread else str(model["num_pages"]),
+        "yes" if model["pinned"] else "",
+        "" if unread else model["digest"][:12],
+        model["root"],
+    ]
 
 
 def _print_event(line: str) -> None:
@@ -121,35 +143,16 @@ def _print_event(line: str) -> None:
 
 
 def _request(url: str, path: str, key: str | None, body: dict[str, Any] | None = None) -> str:
-    """The text of an answer; a POST if there is a body."""
-    with _opened(url, path, key, body) as answer:
-        return answer.read().decode()
+    with _errors_end_the_program():
+        return request_text(url, path, key, body)
 
 
 @contextmanager
-def _opened(
-    url: str, path: str, key: str | None, body: dict[str, Any] | None = None
-) -> Iterator[HTTPResponse]:
-    """An answer that can be read; anything else ends the program with the reason."""
-    headers = {"Content-Type": "application/json"}
-    if key is not None:
-        headers["Authorization"] = f"Bearer {key}"
-    data = None if body is None else json.dumps(body).encode()
+def _errors_end_the_program() -> Iterator[None]:
     try:
-        with urlopen(Request(url + path, data, headers), timeout=_TIMEOUT_S) as answer:
-            yield answer
-    except HTTPError as error:
-        _fail(_reason(error))
-    except (OSError, HTTPException, ValueError) as error:
-        _fail(f"no answer from {url} ({error}). Is `motet serve` running there?")
-
-
-def _reason(error: HTTPError) -> str:
-    try:
-        message = json.loads(error.read())["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP {error.code} from {error.url}; is this a Motet server?"
-    return str(message)
+        yield
+    except RemoteError as error:
+        _fail(str(error))
 
 
 def _fail(message: str) -> NoReturn:

@@ -20,6 +20,7 @@ from rich.console import Console
 from uvicorn.loops.auto import auto_loop_factory
 
 from motet.core.errors import ConfigError, MotetError
+from motet.server.adapter_dir import AdapterDirectory
 from motet.server.app import create_app
 from motet.server.banner import print_banner
 from motet.server.config import ServeConfig
@@ -92,12 +93,14 @@ async def serve(
         engine_config = msgspec.structs.replace(
             config.engine, model=str(model_dir), model_name=name
         )
+        directory = _adapter_directory(config)
         tokenizer = await asyncio.to_thread(TextTokenizer.from_dir, model_dir)
         client = EngineClient(engine_config, engine_command)
         try:
             await client.start()
-            registry = AdapterRegistry(client, name, config.allowed_roots)
+            registry = AdapterRegistry(client, name, config.allowed_roots, directory)
             await load_static_adapters(config, registry)
+            await registry.names.name_directory()
             app = create_app(config, client, registry, tokenizer)
             await _serve_http(config, app, listener, client, registry, on_started)
         finally:
@@ -105,13 +108,10 @@ async def serve(
 
 
 async def load_static_adapters(config: ServeConfig, registry: AdapterRegistry) -> None:
-    """Load what the options name, in that order. Raises MotetError with the first that fails."""
-    adapters = [*config.adapters]
-    if config.adapter_dir is not None:
-        adapters += [(each.name, each) for each in _adapters_in(config.adapter_dir)]
-    for name, path in adapters:
+    """Load what `--adapter` gives, in that order. Raises MotetError with the first that fails."""
+    for name, path in config.adapters:
         try:
-            await registry.load_trusted(name, path)
+            await registry.load_static(name, path)
         except MotetError as error:
             raise MotetError(
                 f"The adapter {name} at {path} cannot be loaded: {error.message}",
@@ -120,11 +120,10 @@ async def load_static_adapters(config: ServeConfig, registry: AdapterRegistry) -
             ) from error
 
 
-def _adapters_in(directory: Path) -> list[Path]:
-    """The adapters in a directory: its folders that hold an adapter_config.json."""
-    if not directory.is_dir():
-        raise ConfigError(f"--adapter-dir {directory} is not a directory.", param="adapter_dir")
-    return sorted(each.parent for each in directory.glob("*/adapter_config.json"))
+def _adapter_directory(config: ServeConfig) -> AdapterDirectory | None:
+    if config.adapter_dir is None:
+        return None
+    return AdapterDirectory(config.adapter_dir, config.allowed_roots)
 
 
 def _default_name(model: str | None) -> str:
@@ -197,8 +196,8 @@ def run(config: ServeConfig) -> None:
             config,
             started.url,
             started.client.info,
-            started.registry.base_name,
-            started.registry.adapters(),
+            started.registry.names.base_name,
+            started.registry.catalogue.all(),
         )
 
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:

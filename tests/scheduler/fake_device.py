@@ -1,7 +1,7 @@
 """A device of plain Python lists, which remembers what was written to each page.
 
-Owns: pages, table rows and slots, and the tokens that a step gives. A step that reads a page that
-someone else wrote since, or an adapter whose copy is not complete, fails.
+Owns: pages, table rows and slots, and the tokens that a step gives. A step that reads KV of other
+tokens, of another adapter or another tenant, or an adapter whose copy is not complete, fails.
 Does not know: the scheduler.
 
 A token is a function of the request, its adapter and every token before it, as read back from the
@@ -31,6 +31,11 @@ def expected_tokens(request: AddRequest) -> tuple[list[int], str]:
             return output, "stop"
         if len(output) == request.sampling.max_tokens:
             return output, "length"
+
+
+def _context(seq: Sequence, position: int) -> int:
+    """Stands for all that a token's KV depends on beside its adapter: the tokens before it."""
+    return crc32(repr(seq.token_ids(0, position + 1)).encode())
 
 
 class FakeDevice:
@@ -72,7 +77,7 @@ class FakeDevice:
             new_tokens = seq.token_ids(chunk.start, chunk.end)
             assert len(new_tokens) == chunk.num_new_tokens
             for position, token in enumerate(new_tokens, start=chunk.start):
-                entry = (seq.request_id, seq.digest, position, token)
+                entry = (seq.scope, position, _context(seq, position), token)
                 self._page(seq, position)[position % self._page_size] = entry
         tokens = []
         for chunk in batch.chunks:
@@ -92,8 +97,9 @@ class FakeDevice:
         for position in range(end):
             entry = self._page(seq, position)[position % self._page_size]
             assert isinstance(entry, tuple), f"{seq.request_id}: nothing at position {position}"
-            *owner, token = entry
-            assert owner == [seq.request_id, seq.digest, position], f"overwritten by {owner}"
+            *content, token = entry
+            expected = [seq.scope, position, _context(seq, position)]
+            assert content == expected, f"{seq.request_id} reads {content}, not {expected}"
             tokens.append(token)
         return tokens
 

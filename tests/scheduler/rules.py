@@ -4,12 +4,12 @@ Owns: the rules, each stated over what can be seen from outside.
 Does not know: who drives the scheduler.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from motet.core.messages import AddRequest
-from motet.memory.page_pool import PagePool
 from motet.memory.residency import AdapterResidency
+from motet.memory.unified import UnifiedMemory
 from motet.scheduler.scheduler import Scheduler
 from motet.scheduler.sequence import Batch, Sequence
 
@@ -37,13 +37,18 @@ class Progress:
 Live = Mapping[str, Progress]  # by request id
 
 
-def pages_add_up(scheduler: Scheduler, pool: PagePool, live: Live) -> None:
-    """Each page is free, a running sequence's, or an adapter's."""
+def pages_add_up(scheduler: Scheduler, memory: UnifiedMemory, live: Live) -> None:
+    """Each page is free, a running sequence's own, the prefix cache's, or an adapter's."""
     scheduler.check()
+    pool, prefixes, residency = memory.pool, memory.prefixes, memory.residency
     running = [p.sequence for p in live.values() if p.is_running and p.sequence]
-    num_kv_pages = sum(len(sequence.pages) for sequence in running)
-    assert pool.num_owned("kv") == num_kv_pages
-    assert pool.num_free + num_kv_pages + pool.num_owned("adapter") == pool.num_pages
+    num_own_pages = sum(len(sequence.pages) - len(sequence.kept) for sequence in running)
+    assert pool.num_owned("kv") == num_own_pages
+    num_kept_pages = len({node for sequence in running for node in sequence.kept})
+    assert pool.num_owned("prefix") == num_kept_pages + prefixes.num_idle_pages
+    num_used = num_own_pages + pool.num_owned("prefix") + pool.num_owned("adapter")
+    assert pool.num_free + num_used == pool.num_pages
+    assert residency.num_idle_pages <= pool.num_owned("adapter")
     assert scheduler.num_running == len(running)
     assert scheduler.num_waiting == len(live) - len(running)
 
@@ -69,22 +74,33 @@ def chunks_are_sound(batch: Batch, page_size: int) -> None:
 
 
 def tokens_are_lost_by_preemption_alone(
-    live: Live, computed_before: Mapping[str, int], num_preemptions: int
+    live: Live, before: Mapping[str, tuple[int, int]], num_preemptions: int
 ) -> None:
-    """What was computed stays, or goes altogether with a preemption that is counted."""
-    num_lost = 0
-    for request_id, before in computed_before.items():
+    """What was computed stays, or goes with a preemption that is counted.
+
+    Args:
+        before: computed tokens and preemptions of each sequence that was running.
+        num_preemptions: how many the scheduler counted.
+    """
+    num_preempted = 0
+    for request_id, (num_computed_tokens, num_before) in before.items():
         sequence = live[request_id].sequence
         assert sequence is not None
-        assert sequence.num_computed_tokens in (0, before)
-        num_lost += sequence.num_computed_tokens != before
-    assert num_preemptions == num_lost
+        num_new = sequence.num_preemptions - num_before
+        num_preempted += num_new
+        if num_new == 0:
+            assert sequence.num_computed_tokens == num_computed_tokens
+        else:
+            assert sequence.num_computed_tokens <= num_computed_tokens
+    assert num_preemptions == num_preempted
 
 
-def first_come_first_served(batch: Batch, live: Live, residency: AdapterResidency) -> None:
+def first_come_first_served(
+    batch: Batch, was_running: Collection[str], live: Live, residency: AdapterResidency
+) -> None:
     """Who is admitted overtakes those only who wait for an adapter."""
     for chunk in batch.chunks:
-        if chunk.start > 0:
+        if chunk.sequence.request_id in was_running:
             continue
         arrival = live[chunk.sequence.request_id].arrival
         for other in live.values():

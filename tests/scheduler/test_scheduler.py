@@ -29,7 +29,7 @@ def test_a_request_runs_to_its_length() -> None:
         [None],
         ["length"],
     ]
-    assert engine.pool.num_free == 8
+    assert engine.num_pages_unused == 8
 
 
 def test_a_stop_token_ends_it_and_is_delivered() -> None:
@@ -51,7 +51,7 @@ def test_logits_that_are_not_finite_end_one_request_only() -> None:
         reasons |= {o.request_id: o.finish_reason for o in engine.step() if o.finish_reason}
     assert reasons == {"bad": "error", "good": "length"}
     assert [len(engine.finished[request]) for request in ("bad", "good")] == [2, 6]
-    assert engine.pool.num_free == 20
+    assert engine.num_pages_unused == 20
 
 
 def test_decodes_and_prefill_chunks_share_a_step() -> None:
@@ -320,10 +320,11 @@ def test_abort_frees_everything_at_once() -> None:
     for request_id in ("waiting", "prefilling", "decoding"):
         engine.abort(request_id)
     assert engine.pool.num_owned("kv") == 0
-    assert engine.pool.num_free + engine.residency.num_evictable_pages() == 20
+    assert engine.num_pages_unused == 20
     assert not engine.scheduler.uses_adapter("a")
-    assert engine.residency.forget("a")
-    assert engine.pool.num_free == 20
+    engine.forget("a")
+    assert engine.pool.num_owned("adapter") == 0
+    assert engine.num_pages_unused == 20
     assert not engine.scheduler.abort("decoding")
     assert engine.step() == []
 
@@ -336,7 +337,7 @@ def test_a_request_aborted_during_the_copy_leaves_the_adapter_idle() -> None:
     assert not engine.residency.forget("a")  # half a copy: its pages are still written to
     engine.finish_load("a")
     assert engine.residency.forget("a")
-    assert engine.pool.num_free == 20
+    assert engine.num_pages_unused == 20
 
 
 def test_a_failed_copy_ends_those_who_wait_for_it_only() -> None:

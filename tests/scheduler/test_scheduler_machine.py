@@ -6,13 +6,14 @@ requests end once nothing new happens.
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from motet.memory.eviction import LruPolicy
 from tests.scheduler.virtual_engine import VirtualEngine
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Requests, copies that end or fail in any order, aborts, and adapters that go."""
+    """Requests, reads and copies that end or fail in any order, aborts, pins, adapters that go."""
 
     @initialize(
         num_pages=st.integers(1, 24),
@@ -20,6 +21,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_step_tokens=st.integers(1, 24),
         max_running=st.integers(1, 6),
         adapter_sizes=st.lists(st.integers(1, 8), max_size=6),
+        host_budget_pages=st.none() | st.integers(8, 20),
+        keeps_prefixes=st.booleans(),
+        is_lru=st.booleans(),
     )
     def start(
         self,
@@ -28,14 +32,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_step_tokens: int,
         max_running: int,
         adapter_sizes: list[int],
+        host_budget_pages: int | None,
+        keeps_prefixes: bool,
+        is_lru: bool,
     ) -> None:
         self.sizes = {f"d{index}": size for index, size in enumerate(adapter_sizes)}
+        self.pins: list[str] = []
         self.engine = VirtualEngine(
             num_pages,
             self.sizes,
             page_size=page_size,
             max_step_tokens=max_step_tokens,
             max_running=max_running,
+            host_budget_pages=host_budget_pages,
+            keeps_prefixes=keeps_prefixes,
+            policy=LruPolicy() if is_lru else None,
         )
 
     @rule(
@@ -44,6 +55,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens=st.integers(1, 12),
         stops=st.booleans(),
         fails_at=st.none() | st.integers(0, 11),
+        tenant=st.sampled_from([None, "t1"]),
+        text=st.sampled_from(["x", "y"]),
+        num_shared=st.integers(0, 20),
     )
     def add(
         self,
@@ -52,6 +66,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens: int,
         stops: bool,
         fails_at: int | None,
+        tenant: str | None,
+        text: str,
+        num_shared: int,
     ) -> None:
         digest = data.draw(
             st.none() | st.sampled_from(sorted(self.sizes)) if self.sizes else st.none()
@@ -62,7 +79,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_pages += self.sizes[digest] if digest else 0
         request = engine.request(request_id, num_prompt_tokens, max_tokens, digest)
         assert engine.scheduler.num_pages_needed(request) == num_pages
-        if num_pages > engine.pool.num_pages:
+        num_pinned = sum(self.sizes[each] for each in {*self.pins} - {digest})
+        assert engine.scheduler.fits(request) == (num_pages + num_pinned <= engine.pool.num_pages)
+        if not engine.scheduler.fits(request):
             return  # the engine refuses it before the scheduler sees it
         engine.add(
             request_id,
@@ -71,6 +90,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             digest,
             stop_token_ids=tuple(range(0, 97, 5)) if stops else (),
             fails_at=fails_at,
+            tenant=tenant,
+            shared=(text, num_shared),
         )
 
     @rule(num_steps=st.integers(1, 4))
@@ -87,26 +108,59 @@ class SchedulerMachine(RuleBasedStateMachine):
         else:
             self.engine.fail_load(digest)
 
+    @precondition(lambda self: self.engine.reading)
+    @rule(data=st.data(), succeeds=st.sampled_from([True, True, True, False]))
+    def end_read(self, data: st.DataObject, succeeds: bool) -> None:
+        digest = data.draw(st.sampled_from(sorted(self.engine.reading)))
+        if succeeds:
+            self.engine.finish_read(digest)
+        else:
+            self.engine.fail_read(digest)
+
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
         """Any request: running, waiting, waiting for a copy, ended, or never heard of."""
         ids = [f"r{index}" for index in range(self.engine.num_arrived + 1)]
         self.engine.abort(data.draw(st.sampled_from(ids)))
 
+    @precondition(lambda self: self.sizes)
+    @rule(data=st.data())
+    def pin(self, data: st.DataObject) -> None:
+        digest = data.draw(st.sampled_from(sorted(self.sizes)))
+        if self.engine.scheduler.may_pin(digest):
+            self.engine.residency.pin(digest)
+            self.pins.append(digest)
+
+    @precondition(lambda self: self.pins)
+    @rule(data=st.data())
+    def unpin(self, data: st.DataObject) -> None:
+        digest = data.draw(st.sampled_from(self.pins))
+        self.engine.residency.unpin(digest)
+        self.pins.remove(digest)
+
     @rule(data=st.data())
     def forget(self, data: st.DataObject) -> None:
         """The last reference of an adapter that no request names is given back; it may return."""
         engine = self.engine
+        moving = {*engine.loading, *engine.reading}
         unused = sorted(d for d in self.sizes if not engine.scheduler.uses_adapter(d))
+        unused = [digest for digest in unused if digest not in moving]
         if not unused:
             return
         digest = data.draw(st.sampled_from(unused))
-        assert engine.residency.forget(digest) == (digest not in engine.loading)
+        engine.forget(digest)
+        self.pins = [each for each in self.pins if each != digest]
         engine.register(digest, self.sizes[digest])
         engine.check()
 
+    @invariant()
+    def pinned_adapters_stay(self) -> None:
+        if hasattr(self, "engine"):
+            candidates = self.engine.residency.candidates
+            assert not any(digest in candidates for digest in self.pins)
+
     def teardown(self) -> None:
-        """Nothing new comes: every request ends, and no page is held."""
+        """Nothing new comes: every request ends, and no page is held but for what is pinned."""
         if not hasattr(self, "engine"):
             return
         num_tokens = sum(
@@ -114,7 +168,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             for p in self.engine.live.values()
         )
         self.engine.finish_loads()
-        self.engine.run_until_done(max_steps=10 + 4 * num_tokens)
+        self.engine.run_until_done(max_steps=10 + 6 * num_tokens + 4 * len(self.sizes))
+        for digest in self.sizes:
+            self.engine.forget(digest)
+        num_base_pages = self.engine.prefixes.num_pages_of(None)
+        assert self.engine.pool.num_free + num_base_pages == self.engine.pool.num_pages
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase

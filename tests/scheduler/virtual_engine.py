@@ -10,9 +10,10 @@ from zlib import crc32
 from motet.core.messages import AddRequest, TokenOutput
 from motet.core.sampling import SamplingParams
 from motet.core.shape import ModelShape
+from motet.memory.eviction import EvictionPolicy, PageCosts, SavingPolicy
 from motet.memory.geometry import PageGeometry
-from motet.memory.page_pool import PagePool
-from motet.memory.residency import AdapterResidency, Placement
+from motet.memory.residency import Placement
+from motet.memory.unified import unified_memory
 from motet.scheduler.scheduler import Scheduler
 from motet.scheduler.sequence import Batch
 from tests.scheduler import rules
@@ -32,7 +33,11 @@ ROWS_PER_PAGE = 3
 
 
 class VirtualEngine:
-    """Schedule, run, commit. Sizes are in pages and tokens."""
+    """Schedule, run, commit. Sizes are in pages and tokens.
+
+    Adapters are in host memory from the start, and there is room for all of them, unless
+    `host_budget_pages` says otherwise: then each is on disk until it is read.
+    """
 
     def __init__(
         self,
@@ -42,23 +47,38 @@ class VirtualEngine:
         page_size: int = 2,
         max_step_tokens: int = 16,
         max_running: int = 8,
+        host_budget_pages: int | None = None,
+        keeps_prefixes: bool = True,
+        num_adapter_pages: int | None = None,
+        policy: EvictionPolicy | None = None,
     ) -> None:
         num_rows = num_pages * ROWS_PER_PAGE
         self.max_step_tokens = max_step_tokens
         self.max_running = max_running
         self.page_size = page_size
-        self.pool = PagePool(num_pages)
-        self.residency = AdapterResidency(self.pool, num_pages, num_rows)
-        self.scheduler = Scheduler(
-            self.pool,
-            self.residency,
+        self.starts_on_host = host_budget_pages is None
+        self.memory = unified_memory(
             PageGeometry(SHAPE, page_size),
+            policy or SavingPolicy(PageCosts()),
+            page_bytes=1,
+            num_pages=num_pages,
+            row_capacity=num_rows,
+            host_budget_pages=10**9 if host_budget_pages is None else host_budget_pages,
+            num_adapter_pages=num_adapter_pages,
+        )
+        self.pool, self.residency = self.memory.pool, self.memory.residency
+        self.prefixes, self.host = self.memory.prefixes, self.memory.host
+        self.scheduler = Scheduler(
+            self.memory,
             max_step_tokens=max_step_tokens,
             max_running=max_running,
+            keeps_prefixes=keeps_prefixes,
         )
         self.live: dict[str, Progress] = {}
         self.finished: dict[str, list[int]] = {}  # tokens by request id
+        self.num_cached_tokens: dict[str, int] = {}  # as reported, by request id
         self.loading: dict[str, Placement] = {}
+        self.reading: set[str] = set()
         self.num_steps = 0
         self.num_arrived = 0
         self._device = FakeDevice(num_pages, page_size, num_rows)
@@ -69,6 +89,8 @@ class VirtualEngine:
     def register(self, digest: str, num_pages: int) -> None:
         num_rows = num_pages * ROWS_PER_PAGE
         self.residency.register(digest, num_pages=num_pages, num_rows=num_rows)
+        if self.starts_on_host:
+            self.host.offer(digest, num_pages, digest, ())
 
     def request(
         self,
@@ -77,10 +99,21 @@ class VirtualEngine:
         max_tokens: int,
         digest: str | None = None,
         stop_token_ids: tuple[int, ...] = (),
+        tenant: str | None = None,
+        shared: tuple[str, int] = ("", 0),
     ) -> AddRequest:
-        prompt = [crc32(f"{request_id}/{i}".encode()) % 97 for i in range(num_prompt_tokens)]
+        """A request with a prompt of its own, but for what it shares.
+
+        Args:
+            shared: the name of a text, and how many tokens of it the prompt begins with.
+        """
+        text, num_shared = shared
+        prompt = [
+            crc32(f"{text if i < num_shared else request_id}/{i}".encode()) % VOCAB_SIZE
+            for i in range(num_prompt_tokens)
+        ]
         sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=stop_token_ids)
-        return AddRequest(request_id, prompt, sampling, digest)
+        return AddRequest(request_id, prompt, sampling, digest, tenant)
 
     def add(
         self,
@@ -91,8 +124,12 @@ class VirtualEngine:
         *,
         stop_token_ids: tuple[int, ...] = (),
         fails_at: int | None = None,
+        tenant: str | None = None,
+        shared: tuple[str, int] = ("", 0),
     ) -> None:
-        request = self.request(request_id, num_prompt_tokens, max_tokens, digest, stop_token_ids)
+        request = self.request(
+            request_id, num_prompt_tokens, max_tokens, digest, stop_token_ids, tenant, shared
+        )
         expected, reason = expected_tokens(request)
         if fails_at is not None and fails_at < len(expected):
             self._fails_at[request_id] = fails_at
@@ -109,17 +146,42 @@ class VirtualEngine:
 
     def finish_load(self, digest: str) -> None:
         self._device.end_copy(self.loading.pop(digest))
+        self.host.let_go(digest)
         self.residency.finish_load(digest)
         self.check()
 
     def finish_loads(self) -> None:
+        for digest in sorted(self.reading):
+            self.finish_read(digest)
         for digest in list(self.loading):
             self.finish_load(digest)
+
+    def finish_read(self, digest: str) -> None:
+        self.reading.remove(digest)
+        self.host.finish_read(digest, digest)
+        self.check()
+
+    def fail_read(self, digest: str) -> None:
+        """A read fails, and with it the requests that wait for it."""
+        self.reading.remove(digest)
+        self.host.fail_read(digest)
+        self._abort_adapter(digest)
 
     def fail_load(self, digest: str) -> None:
         """A copy fails, and with it the requests that wait for it."""
         del self.loading[digest]
+        self.host.let_go(digest)
         self.residency.fail_load(digest)
+        self._abort_adapter(digest)
+
+    def forget(self, digest: str) -> None:
+        """Drop an adapter that no request names and that is not on its way."""
+        self.prefixes.forget(digest)
+        assert self.residency.forget(digest)
+        self.host.drop(digest)
+        self.check()
+
+    def _abort_adapter(self, digest: str) -> None:
         aborted = self.scheduler.abort_adapter(digest)
         waiting = [r for r, p in self.live.items() if p.request.digest == digest]
         assert sorted(aborted) == sorted(waiting)
@@ -132,6 +194,7 @@ class VirtualEngine:
         for digest in digests:
             placement = self.residency.begin_load(digest)
             assert placement is not None
+            self.host.hold(digest)
             self._begin_copy(placement)
             self.finish_load(digest)
 
@@ -139,12 +202,17 @@ class VirtualEngine:
         return self.commit(self.schedule())
 
     def schedule(self) -> Batch:
-        running = {r: p.sequence for r, p in self.live.items() if p.is_running}
-        computed = {r: seq.num_computed_tokens for r, seq in running.items() if seq is not None}
+        running = {r: p.sequence for r, p in self.live.items() if p.is_running and p.sequence}
+        before = {r: (seq.num_computed_tokens, seq.num_preemptions) for r, seq in running.items()}
         num_preemptions = self.scheduler.num_preemptions
-        may_wait = bool(self.loading)
-        batch, placements = self.scheduler.schedule()
-        for placement in placements:
+        may_wait = bool(self.loading or self.reading)
+        plan = self.scheduler.schedule()
+        batch = plan.batch
+        for digest in plan.reads:
+            assert digest not in self.reading
+            assert not self.host.has(digest)
+            self.reading.add(digest)
+        for placement in plan.copies:
             self._begin_copy(placement)
         for chunk in batch.chunks:
             self.live[chunk.sequence.request_id].sequence = chunk.sequence
@@ -152,12 +220,13 @@ class VirtualEngine:
         assert self.scheduler.num_running <= self.max_running
         rules.chunks_are_sound(batch, self.page_size)
         rules.tokens_are_lost_by_preemption_alone(
-            self.live, computed, self.scheduler.num_preemptions - num_preemptions
+            self.live, before, self.scheduler.num_preemptions - num_preemptions
         )
-        rules.first_come_first_served(batch, self.live, self.residency)
+        rules.first_come_first_served(batch, running, self.live, self.residency)
         rules.no_decode_waits_for_a_prefill(batch, self.live)
         if self.live and not may_wait:
-            assert batch.chunks or placements, "requests, no copy under way, yet nothing to do"
+            is_busy = batch.chunks or plan.copies or plan.reads
+            assert is_busy, "requests, nothing under way, yet nothing to do"
         self.check()
         return batch
 
@@ -170,8 +239,10 @@ class VirtualEngine:
                 tokens[index] = None
         ends = {chunk.sequence: chunk.end for chunk in batch.chunks}
         outputs = self.scheduler.commit(batch, tokens)
+        ended = {output.request_id for output in outputs if output.finish_reason is not None}
         assert [output.request_id for output in outputs] == [seq.request_id for seq in sampling]
-        assert {seq: seq.num_computed_tokens for seq in ends} == ends
+        for seq, end in ends.items():
+            assert seq.num_computed_tokens == (0 if seq.request_id in ended else end)
         for output in outputs:
             self._take(output)
         self.num_steps += 1
@@ -181,12 +252,20 @@ class VirtualEngine:
     def run_until_done(self, max_steps: int) -> None:
         """Step until nothing is left; every copy takes one step."""
         last_step = self.num_steps + max_steps
-        while self.live or self.loading:
+        while self.live or self.loading or self.reading:
             assert self.num_steps < last_step, f"{sorted(self.live)} did not end"
             self.step()
             self.finish_loads()
         assert (self.scheduler.num_running, self.scheduler.num_waiting) == (0, 0)
-        assert self.pool.num_free + self.residency.num_evictable_pages() == self.pool.num_pages
+        pinned = {*self.residency.pinned()} & {*self.residency.resident()}
+        num_pinned_pages = sum(self.residency.num_pages(digest) for digest in pinned)
+        assert self.num_pages_unused + num_pinned_pages == self.pool.num_pages
+
+    @property
+    def num_pages_unused(self) -> int:
+        """Pages that are free or cached; pinned ones count as used."""
+        num_cached = self.residency.num_idle_pages + self.prefixes.num_idle_pages
+        return self.pool.num_free + num_cached
 
     def _begin_copy(self, placement: Placement) -> None:
         self._device.begin_copy(placement)
@@ -195,6 +274,8 @@ class VirtualEngine:
     def _take(self, output: TokenOutput) -> None:
         progress = self.live[output.request_id]
         progress.output += output.token_ids
+        if output.finish_reason != "error":
+            self.num_cached_tokens[output.request_id] = output.num_cached_tokens
         assert len(output.token_ids) == (0 if output.finish_reason == "error" else 1)
         if output.finish_reason is None:
             num_left = len(progress.expected) - len(progress.output)
@@ -209,5 +290,5 @@ class VirtualEngine:
 
     def check(self) -> None:
         """What must hold whenever the scheduler is not at work."""
-        rules.pages_add_up(self.scheduler, self.pool, self.live)
+        rules.pages_add_up(self.scheduler, self.memory, self.live)
         rules.adapters_are_there(self.scheduler, self.residency, self.live)

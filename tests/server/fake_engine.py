@@ -3,7 +3,12 @@
 The base model repeats its prompt: output token i is prompt[i mod length]. An adapter repeats it
 from another place, which its digest decides, so that an answer tells which weights it came from.
 An adapter is a directory with a file `weights`; its content decides digest and number of pages,
-and the content "bad" is refused. A prompt that holds FAIL_TOKEN fails.
+and the content "bad" is refused. A prompt that holds FAIL_TOKEN fails, one that holds
+UNAVAILABLE_TOKEN fails as if its adapter could not be brought back.
+
+An adapter becomes resident with its first request or its pin, and leaves, idle, when resident
+ones fill more than half the pool. The prefix cache has the last prompts of each adapter and
+tenant; a prompt finds what it has in common with the last of its own, but for its last token.
 
 Options that start with --fake are for tests alone. Every message received is appended to the
 file --fake-log as a line of JSON.
@@ -16,6 +21,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -26,25 +32,34 @@ from motet.core.messages import (
     AbortRequest,
     AdapterInfo,
     AdapterLoaded,
+    AdapterMemory,
+    AdapterPinned,
     AdapterRefused,
     AddRequest,
     EngineFailed,
     EngineReady,
     EngineStats,
+    GetMemory,
     GetStats,
     LoadAdapter,
+    MemoryReport,
+    PinAdapter,
     ReleaseAdapter,
     RequestFailed,
     Shutdown,
     StepOutput,
     TokenOutput,
+    UnpinAdapter,
     decode_to_engine,
     encode,
 )
 from motet.core.shape import ModelShape
 
 FAIL_TOKEN = 7
+UNAVAILABLE_TOKEN = 8
 PAGE_SIZE = 16
+PAGE_BYTES = 4096
+HOST_BUDGET_BYTES = 1 << 23
 
 
 def digest_of(content: bytes) -> str:
@@ -57,41 +72,93 @@ def answer_token(prompt: list[int], digest: str | None, position: int) -> int:
 
 
 class FakeEngine:
-    def __init__(self, socket: zmq.Socket, options: argparse.Namespace) -> None:
+    def __init__(
+        self, socket: zmq.Socket, options: argparse.Namespace, config: EngineConfig
+    ) -> None:
         self._socket = socket
         self._options = options
+        self._config = config
         self._running: dict[str, AddRequest] = {}
         self._num_sent: Counter[str] = Counter()
+        self._num_cached: dict[str, int] = {}
         self._references: Counter[str] = Counter()
-        self._num_steps = 0
+        self._pins: Counter[str] = Counter()
+        self._num_pages: dict[str, int] = {}  # of each digest ever loaded
+        self._resident: dict[str, None] = {}  # the longest unused first
+        self._prefixes: dict[tuple[str | None, str | None], list[int]] = {}
+        self._counts: Counter[str] = Counter()  # of EngineStats' fields
 
     def handle(self, message: object) -> None:
         match message:
             case AddRequest():
-                known = message.digest is None or self._references[message.digest] > 0
-                if not known:
-                    self._fail(message, "adapter_not_found", "no such digest")
-                elif FAIL_TOKEN in message.prompt_token_ids:
-                    self._fail(message, "internal_error", "the fake engine was told to fail")
-                else:
-                    self._running[message.request_id] = message
+                self._add(message)
             case AbortRequest():
                 self._running.pop(message.request_id, None)
             case LoadAdapter():
                 self._load(message)
             case ReleaseAdapter():
                 self._references[message.digest] -= 1
+            case PinAdapter():
+                self._pin(message)
+            case UnpinAdapter():
+                self._pins[message.digest] -= 1
             case GetStats():
                 self._send(self._stats(message.operation_id))
+            case GetMemory():
+                self._send(self._memory(message.operation_id))
 
     def step(self) -> None:
-        self._num_steps += 1
+        self._counts["num_steps"] += 1
         outputs = []
         # As many as fit, first come first served; the others wait.
         for request in list(self._running.values())[: self._options.fake_max_running]:
             outputs.append(self._next(request))
         if outputs:
             self._send(StepOutput(outputs))
+
+    def _add(self, request: AddRequest) -> None:
+        known = request.digest is None or self._references[request.digest] > 0
+        if not known:
+            self._fail(request, "adapter_not_found", "no such digest")
+        elif FAIL_TOKEN in request.prompt_token_ids:
+            self._fail(request, "internal_error", "the fake engine was told to fail")
+        elif UNAVAILABLE_TOKEN in request.prompt_token_ids:
+            self._fail(request, "adapter_unavailable", "its files are gone")
+        else:
+            self._running[request.request_id] = request
+            self._num_cached[request.request_id] = self._look_up_prefix(request)
+            if request.digest is not None:
+                kind = "hits" if request.digest in self._resident else "misses"
+                self._counts[f"num_adapter_{kind}"] += 1
+                self._make_resident(request.digest)
+
+    def _look_up_prefix(self, request: AddRequest) -> int:
+        prompt = request.prompt_token_ids
+        last = self._prefixes.get((request.digest, request.tenant), [])
+        common = [a == b for a, b in zip(last, prompt[:-1], strict=False)]
+        num_cached = common.index(False) if False in common else len(common)
+        if self._config.prefix_cache:
+            self._prefixes[request.digest, request.tenant] = prompt
+        self._counts["num_prefix_lookup_tokens"] += len(prompt)
+        self._counts["num_prefix_hit_tokens"] += num_cached
+        return num_cached
+
+    def _make_resident(self, digest: str) -> None:
+        if digest not in self._resident:
+            self._counts["num_adapter_loads"] += 1
+        self._resident.pop(digest, None)
+        self._resident[digest] = None
+        for each in list(self._resident):
+            num_resident = sum(self._num_pages[resident] for resident in self._resident)
+            if num_resident > self._options.fake_num_pages // 2 and not self._is_used(each):
+                del self._resident[each]
+                self._counts["num_adapter_evictions"] += 1
+
+    def _is_used(self, digest: str) -> bool:
+        return self._pins[digest] > 0 or self._num_users(digest) > 0
+
+    def _num_users(self, digest: str | None) -> int:
+        return sum(each.digest == digest for each in self._running.values())
 
     def _next(self, request: AddRequest) -> TokenOutput:
         request_id = request.request_id
@@ -105,43 +172,107 @@ class FakeEngine:
             reason = "length"
         if reason is not None:
             del self._running[request_id]
-        return TokenOutput(request_id, [token], reason)
+        return TokenOutput(request_id, [token], reason, self._num_cached[request_id])
 
     def _load(self, message: LoadAdapter) -> None:
         weights = Path(message.path) / "weights"
         time.sleep(self._options.fake_load_s)
         content = weights.read_bytes() if weights.is_file() else b"bad"
+        self._counts["num_adapter_reads"] += 1
         if content == b"bad":
+            self._counts["num_adapter_read_failures"] += 1
             refusal = AdapterRefused(message.operation_id, "invalid_adapter", "bad weights")
             self._send(refusal)
             return
         digest = digest_of(content)
         self._references[digest] += 1
+        self._num_pages[digest] = len(content)
         info = AdapterInfo(digest, 8, ["q", "v"], 1000, len(content))
         self._send(AdapterLoaded(message.operation_id, info))
 
+    def _pin(self, message: PinAdapter) -> None:
+        digest = message.digest
+        assert self._references[digest] > 0, "only what is held may be pinned"
+        time.sleep(self._options.fake_pin_s)
+        num_pinned = self._pages_of({*self._pinned(), digest})
+        if num_pinned > self._options.fake_max_pinned_pages:
+            text = "pins would leave too little of the pool"
+            self._send(AdapterRefused(message.operation_id, "pins_exceed_pool", text))
+            return
+        self._pins[digest] += 1
+        self._make_resident(digest)
+        self._send(AdapterPinned(message.operation_id))
+
+    def _pinned(self) -> list[str]:
+        return [digest for digest, count in self._pins.items() if count > 0]
+
+    def _pages_of(self, digests: Iterable[str]) -> int:
+        return sum(self._num_pages[digest] for digest in digests)
+
+    def _on_host(self) -> list[str]:
+        return [digest for digest, count in self._references.items() if count > 0]
+
     def _stats(self, operation_id: str) -> EngineStats:
-        digests = [each.digest for each in self._running.values() if each.digest is not None]
+        digests = {each.digest for each in self._running.values() if each.digest is not None}
         limit = self._options.fake_max_running
+        num_total = self._options.fake_num_pages
+        num_in_use = self._pages_of(each for each in self._resident if self._is_used(each))
+        num_idle = self._pages_of(self._resident) - num_in_use
+        num_kv, num_prefix = len(self._running), len(self._prefixes)
         return EngineStats(
             operation_id=operation_id,
-            num_pages_total=self._options.fake_num_pages,
-            num_pages_free=self._options.fake_num_pages - len(self._running),
-            num_pages_cached=0,
-            num_pages_kv=len(self._running),
-            num_pages_adapters_in_use=0,
+            num_pages_total=num_total,
+            num_pages_free=num_total - num_kv - num_in_use - num_idle - num_prefix,
+            num_pages_cached=num_idle + num_prefix,
+            num_pages_cached_prefix=num_prefix,
+            num_pages_kv=num_kv,
+            num_pages_adapters_in_use=num_in_use,
+            num_pages_pinned=self._pages_of(self._pinned()),
+            adapter_fill=0.75,
+            kv_fill=0.5,
             num_running=min(limit, len(self._running)),
             num_waiting=max(0, len(self._running) - limit),
             num_preemptions=0,
-            num_steps=self._num_steps,
-            num_prompt_tokens=0,
+            num_steps=self._counts["num_steps"],
+            num_prompt_tokens=self._counts["num_prefix_lookup_tokens"]
+            - self._counts["num_prefix_hit_tokens"],
             num_output_tokens=sum(self._num_sent.values()),
-            num_adapter_loads=0,
-            num_adapter_evictions=0,
-            running_adapters=sorted(set(digests)),
+            num_prefix_lookup_tokens=self._counts["num_prefix_lookup_tokens"],
+            num_prefix_hit_tokens=self._counts["num_prefix_hit_tokens"],
+            num_prefix_evictions=0,
+            num_adapters_known=len(self._on_host()),
+            host_bytes_budget=self._config.host_adapter_bytes or HOST_BUDGET_BYTES,
+            host_bytes_used=self._pages_of(self._on_host()) * PAGE_BYTES,
+            num_adapters_on_host=len(self._on_host()),
+            num_adapter_hits=self._counts["num_adapter_hits"],
+            num_adapter_misses=self._counts["num_adapter_misses"],
+            num_adapter_reads=self._counts["num_adapter_reads"],
+            num_adapter_read_failures=self._counts["num_adapter_read_failures"],
+            adapter_read_s=0.25 * self._counts["num_adapter_reads"],
+            num_adapter_loads=self._counts["num_adapter_loads"],
+            adapter_load_s=0.125 * self._counts["num_adapter_loads"],
+            num_adapter_evictions=self._counts["num_adapter_evictions"],
+            num_host_evictions=0,
+            running_adapters=sorted(digests),
             waiting_adapters=[],
-            resident_adapters=[key for key, count in self._references.items() if count > 0],
+            resident_adapters=list(self._resident),
         )
+
+    def _memory(self, operation_id: str) -> MemoryReport:
+        adapters = [
+            AdapterMemory(
+                digest=digest,
+                device_state="resident" if digest in self._resident else None,
+                num_pages=self._num_pages[digest] if digest in self._resident else 0,
+                num_prefix_pages=sum(each == digest for each, _ in self._prefixes),
+                num_users=self._num_users(digest),
+                is_pinned=self._pins[digest] > 0,
+                host_bytes=self._num_pages[digest] * PAGE_BYTES,
+            )
+            for digest in self._on_host()
+        ]
+        num_base = sum(digest is None for digest, _ in self._prefixes)
+        return MemoryReport(operation_id, self._stats(operation_id), num_base, adapters)
 
     def _fail(self, request: AddRequest, code: str, text: str) -> None:
         self._send(RequestFailed(request.request_id, code, text))
@@ -160,6 +291,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--fake-log", type=Path, required=True)
     parser.add_argument("--fake-step-s", type=float, default=0.001)
     parser.add_argument("--fake-load-s", type=float, default=0.0)
+    parser.add_argument("--fake-pin-s", type=float, default=0.0)
+    parser.add_argument("--fake-max-pinned-pages", type=int, default=500)
     parser.add_argument("--fake-num-pages", type=int, default=1000)
     parser.add_argument("--fake-max-running", type=int, default=64)
     parser.add_argument("--fake-max-model-len", type=int, default=512)
@@ -201,11 +334,11 @@ def main() -> None:
         device="cpu",
         max_model_len=config.max_model_len or options.fake_max_model_len,
         page_size=PAGE_SIZE,
-        page_bytes=4096,
+        page_bytes=PAGE_BYTES,
         num_pages=options.fake_num_pages,
     )
     socket.send(encode(ready))
-    engine = FakeEngine(socket, options)
+    engine = FakeEngine(socket, options, config)
     poller = zmq.Poller()
     poller.register(socket, zmq.POLLIN)
     poller.register(sys.stdin.fileno(), zmq.POLLIN)

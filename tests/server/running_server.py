@@ -75,12 +75,21 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 20) -> None:
 
 @contextmanager
 def running_server(
-    model_dir: Path, log: Path, engine: dict[str, object] | None = None, **options: Any
+    model_dir: Path,
+    log: Path,
+    engine: dict[str, object] | None = None,
+    config: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Iterator[RunningServer]:
-    """Serve on a free port until the block ends; `engine` holds the fake engine's options."""
-    config = ServeConfig(
-        engine=EngineConfig(model=str(model_dir), model_name=BASE), port=0, **options
-    )
+    """Serve on a free port until the block ends.
+
+    Args:
+        engine: options of the fake engine.
+        config: options of any engine, as in EngineConfig.
+        options: those of ServeConfig.
+    """
+    engine_config = EngineConfig(model=str(model_dir), model_name=BASE, **(config or {}))
+    serve_config = ServeConfig(engine=engine_config, port=0, **options)
     is_started = threading.Event()
     found: list[Started] = []
     errors: list[BaseException] = []
@@ -92,7 +101,7 @@ def running_server(
     def work() -> None:
         command = fake_engine_command(log, **(engine or {}))
         try:
-            asyncio.run(serve(config, on_started=on_started, engine_command=command))
+            asyncio.run(serve(serve_config, on_started=on_started, engine_command=command))
         except BaseException as error:  # shown to the test, whatever it is
             errors.append(error)
         finally:

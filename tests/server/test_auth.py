@@ -93,6 +93,21 @@ def test_only_the_admin_key_loads_and_unloads(guarded: RunningServer) -> None:
     assert load(guarded, bearer(ADMIN)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "path", ["/admin/v1/memory", "/admin/v1/adapters/red:pin", "/admin/", "/admin/v9/anything"]
+)
+def test_all_below_admin_takes_the_admin_key_whether_or_not_it_is_there(
+    guarded: RunningServer, path: str
+) -> None:
+    for method in ("GET", "POST"):
+        response = guarded.http.request(method, path, headers=bearer(API))
+        assert response.status_code == 403
+        assert response.json()["error"]["code"] == "insufficient_permissions"
+        assert guarded.http.request(method, path).status_code == 401
+        response = guarded.http.request(method, path, headers=bearer(ADMIN))
+        assert response.status_code not in (401, 403)
+
+
 def test_a_confusing_host_opens_nothing(guarded: RunningServer) -> None:
     """The decision is on the path alone; others have rebuilt a URL from this header."""
     for host in ("localhost/live?", "localhost/live#", "/live"):

@@ -169,10 +169,34 @@ def test_keys_come_from_the_environment_and_are_never_printed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], {"host_adapter_bytes": None, "prefix_cache": True, "eviction_policy": "saving"}),
+        (
+            [
+                *("--host-adapter-memory", "3GiB", "--no-prefix-cache"),
+                *("--share-prefix-cache", "--eviction-policy", "lru"),
+            ],
+            {"host_adapter_bytes": 3 << 30, "prefix_cache": False, "eviction_policy": "lru"},
+        ),
+    ],
+)
+def test_options_of_memory_reach_the_engine(
+    model_dir: Path, tmp_path: Path, arguments: list[str], expected: dict[str, object]
+) -> None:
+    with motet_serve(tmp_path, str(model_dir), "--port", "0", *arguments) as served:
+        config = json.loads(served.engine_log.read_text().splitlines()[0])["config"]
+    assert {name: config[name] for name in expected} == expected
+    assert config["static_adapter_pages"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (["--host", "0.0.0.0"], "no key is set"),
         (["--pool-memory", "lots"], "'lots' is not a size"),
+        (["--host-adapter-memory", "-1GiB"], "'-1GiB' is not a size"),
         (["--adapter", "red"], "NAME=PATH"),
         (["--adapter-dir", "/nowhere/at/all"], "not a directory"),
         (["--adapter", "mine=/nowhere/at/all"], "adapter mine at /nowhere/at/all"),
@@ -200,7 +224,7 @@ def test_a_taken_port_is_noticed_before_the_model_is_loaded(
 
 
 def test_adapters_of_a_running_server(server: RunningServer, tmp_path: Path) -> None:
-    root = server.started.registry.adapters()[0].path.parent
+    root = server.started.registry.catalogue.all()[0].path.parent
     write_adapter(root / "green", b"green")
     try:
         where = ("--url", server.url)

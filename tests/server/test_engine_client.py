@@ -109,11 +109,12 @@ def test_messages_keep_their_order(engine: Engine, adapters_dir: Path) -> None:
     """A release right after a request must not overtake it."""
 
     async def scenario(client: EngineClient) -> None:
-        info = await client.load_adapter(adapters_dir / "red")
+        reference = await client.load_adapter(adapters_dir / "red")
+        digest = reference.info.digest
         streams = []
         for index in range(200):
-            streams.append(client.submit([request(str(index), digest=info.digest)]))
-        client.release_adapter(info.digest)
+            streams.append(client.submit([request(str(index), digest=digest)]))
+        client.release_adapter(reference)
         for stream in streams:
             await read_all(stream)
 
@@ -138,7 +139,44 @@ def test_an_adapter_that_nobody_waits_for_any_more_is_given_back(
 
     engine.run(scenario, load_s=0.2)
     released = [each for each in engine.received() if each["kind"] == "ReleaseAdapter"]
-    assert [each["digest"] for each in released] == [digest_of(b"red")]
+    assert [(each["digest"], each["path"]) for each in released] == [
+        (digest_of(b"red"), str(adapters_dir / "red"))
+    ]
+
+
+def test_a_pin_that_nobody_waits_for_any_more_is_taken_back(
+    engine: Engine, adapters_dir: Path
+) -> None:
+    async def scenario(client: EngineClient) -> None:
+        reference = await client.load_adapter(adapters_dir / "red")
+        pin = asyncio.create_task(client.pin_adapter(reference))
+        await until(lambda: "PinAdapter" in engine.kinds())
+        pin.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pin
+        await until(lambda: "UnpinAdapter" in engine.kinds())
+
+    engine.run(scenario, pin_s=0.2)
+
+
+def test_what_a_dead_engine_held_is_never_given_back_to_the_next(
+    engine: Engine, adapters_dir: Path
+) -> None:
+    async def scenario(client: EngineClient) -> None:
+        old = await client.load_adapter(adapters_dir / "red")
+        assert client.holds(old)
+        os.kill(engine.received()[0]["pid"], signal.SIGKILL)
+        await until(lambda: client.num_starts == 2 and client.unready_reason is None)
+        assert not client.holds(old)
+        new = await client.load_adapter(adapters_dir / "red")
+        for reference in (old, new):
+            client.unpin_adapter(reference)
+            client.release_adapter(reference)
+        await client.stats()
+
+    engine.run(scenario)
+    assert engine.kinds().count("ReleaseAdapter") == 1
+    assert engine.kinds().count("UnpinAdapter") == 1
 
 
 def test_a_closed_client_fails_what_is_in_flight_and_takes_nothing_more(engine: Engine) -> None:

@@ -11,7 +11,7 @@ import pytest
 from motet.core.errors import MotetError
 from tests.server.conftest import StartServer, write_adapter
 from tests.server.fake_engine import digest_of
-from tests.server.running_server import BASE, RunningServer, wait_until
+from tests.server.running_server import RunningServer, wait_until
 
 SLOW = {"step_s": 0.05}
 
@@ -52,7 +52,7 @@ def test_requests_fail_the_engine_returns_and_so_do_its_adapters(
         assert answer.json()["choices"][0]["text"] == before
         first, second = (event["pid"] for event in server.events("Started"))
         loads = [event["pid"] for event in server.events("LoadAdapter")]
-        assert loads == [first] * 2 + [second] * 2
+        assert loads == [first, second]  # each when it was used
         # Nothing that was meant for the dead engine reached the living one.
         assert {event["pid"] for event in server.events("AddRequest")[:4]} == {first}
         assert server.events("ReleaseAdapter") == []
@@ -79,23 +79,82 @@ def test_meanwhile_the_server_lives_but_is_not_ready(start_server: StartServer) 
         assert "motet_engine_ready 1.0" in server.get("/metrics").text
 
 
-def test_adapters_that_changed_or_went_meanwhile_are_dropped(
+def test_adapters_that_changed_or_went_meanwhile_are_unavailable(
     start_server: StartServer, adapters_dir: Path
 ) -> None:
     """A name never changes its weights by accident."""
     for name in ("kept", "gone"):
         write_adapter(adapters_dir / name, name.encode())
+    names = ("red", "blue", "gone", "kept")
     with start_server(adapter_dir=adapters_dir) as server:
+        for name in names:
+            assert server.complete(model=name).status_code == 200
         write_adapter(adapters_dir / "red", b"other weights")
         write_adapter(adapters_dir / "blue", b"bad")
         shutil.rmtree(adapters_dir / "gone")
         die_and_return(server)
-        models = [model["id"] for model in server.get("/v1/models").json()["data"]]
-        assert models == [BASE, "kept"]
-        assert server.complete(model="red").status_code == 404
-        wait_until(lambda: server.events("ReleaseAdapter"))
-        released = [event["digest"] for event in server.events("ReleaseAdapter")]
-        assert released == [digest_of(b"other weights")]
+        responses = {name: server.complete(model=name) for name in names}
+        assert responses.pop("kept").status_code == 200
+        for name, response in responses.items():
+            error = response.json()["error"]
+            assert (response.status_code, error["code"]) == (503, "adapter_unavailable")
+            assert error["param"] == "model"
+            assert f"'{name}'" in error["message"]
+            assert int(response.headers["retry-after"]) > 0
+        assert "load_inplace" in responses["red"].json()["error"]["message"]
+        released = [(each["digest"], each["path"]) for each in server.events("ReleaseAdapter")]
+        assert released == [(digest_of(b"other weights"), str(adapters_dir / "red"))]
+        # They are still known by what they meant.
+        assert server.get("/v1/models/red").json()["digest"] == digest_of(b"red")
+
+
+def test_an_adapter_whose_files_come_back_is_served_again(
+    start_server: StartServer, adapters_dir: Path
+) -> None:
+    with start_server(adapter_dir=adapters_dir) as server:
+        before = server.complete("abcdefgh", model="red").json()["choices"]
+        write_adapter(adapters_dir / "red", b"other weights")
+        die_and_return(server)
+        assert server.complete("abcdefgh", model="red").status_code == 503
+        write_adapter(adapters_dir / "red", b"red")
+        assert server.complete("abcdefgh", model="red").json()["choices"] == before
+
+
+def test_changed_files_are_served_once_an_admin_says_so(
+    start_server: StartServer, adapters_dir: Path
+) -> None:
+    with start_server(adapter_dir=adapters_dir) as server:
+        server.complete(model="red")
+        write_adapter(adapters_dir / "red", b"other weights")
+        die_and_return(server)
+        body: dict[str, object] = {"lora_name": "red", "lora_path": "red"}
+        refused = server.post("/v1/load_lora_adapter", body)
+        assert refused.json()["error"]["code"] == "adapter_already_loaded"
+        body["load_inplace"] = True
+        assert server.post("/v1/load_lora_adapter", body).status_code == 200
+        assert server.complete(model="red").status_code == 200
+        assert server.events("ReleaseAdapter") == []
+
+
+def test_only_what_must_be_there_is_loaded_before_the_server_is_ready_again(
+    start_server: StartServer, adapters_dir: Path
+) -> None:
+    for name in ("given", "loaded", "pinned"):
+        write_adapter(adapters_dir / name, name.encode())
+    given = (("given", adapters_dir / "given"),)
+    with start_server(adapters=given, adapter_dir=adapters_dir) as server:
+        server.complete(model="red")
+        for name in ("loaded", "pinned"):
+            body = {"lora_name": name, "lora_path": name, "pinned": name == "pinned"}
+            assert server.post("/v1/load_lora_adapter", body).status_code == 200
+        die_and_return(server)
+        pid = server.events("Started")[-1]["pid"]
+        loads = [each["path"] for each in server.events("LoadAdapter") if each["pid"] == pid]
+        assert sorted(loads) == [str(adapters_dir / "given"), str(adapters_dir / "pinned")]
+        pins = [each["digest"] for each in server.events("PinAdapter") if each["pid"] == pid]
+        assert pins == [digest_of(b"pinned")]
+        assert server.complete(model="loaded").status_code == 200
+        assert server.get("/v1/models/pinned").json()["pinned"]
 
 
 def test_it_returns_again_and_again(start_server: StartServer, adapters_dir: Path) -> None:
@@ -110,13 +169,27 @@ def test_a_load_that_is_under_way_fails_and_leaves_the_old_version(
 ) -> None:
     with start_server(engine={"load_s": 1}, adapter_dir=adapters_dir) as server:
         body = {"lora_name": "red", "lora_path": str(adapters_dir / "blue"), "load_inplace": True}
+        assert server.complete(model="red").status_code == 200
         result = in_background(lambda: server.post("/v1/load_lora_adapter", body))
-        wait_until(lambda: len(server.events("LoadAdapter")) == 3)
+        wait_until(lambda: len(server.events("LoadAdapter")) == 2)
         server.kill_engine()
         assert result().json()["error"]["code"] == "engine_dead"
         wait_until(lambda: len(server.events("Started")) == 2 and server.is_ready())
         red = server.get("/v1/models/red").json()
         assert red["digest"] == digest_of(b"red")
+        assert server.complete(model="red").status_code == 200
+
+
+def test_a_first_load_that_is_under_way_fails_and_the_next_request_tries_again(
+    start_server: StartServer, adapters_dir: Path
+) -> None:
+    with start_server(engine={"load_s": 1}, adapter_dir=adapters_dir) as server:
+        result = in_background(lambda: server.complete(model="red"))
+        wait_until(lambda: server.events("LoadAdapter"))
+        server.kill_engine()
+        assert result().json()["error"]["code"] == "engine_dead"
+        wait_until(lambda: len(server.events("Started")) == 2 and server.is_ready())
+        assert server.complete(model="red").status_code == 200
 
 
 def test_an_engine_that_says_why_it_cannot_start_is_quoted(start_server: StartServer) -> None:
@@ -144,6 +217,6 @@ def test_a_static_adapter_that_is_refused_ends_the_start(
     write_adapter(adapters_dir / "red", b"bad")
     with (
         pytest.raises(MotetError, match=r"adapter red at .* cannot be loaded: bad weights"),
-        start_server(adapter_dir=adapters_dir),
+        start_server(adapters=(("red", adapters_dir / "red"),)),
     ):
         pass

@@ -221,7 +221,7 @@ def test_an_unforeseen_error_tells_nothing_but_its_id(
     def fail() -> None:
         raise RuntimeError("a secret path")
 
-    monkeypatch.setattr(server.started.registry, "adapters", fail)
+    monkeypatch.setattr(server.started.registry.catalogue, "all", fail)
     response = server.get("/v1/models", headers={"x-request-id": "my-id"})
     error = assert_error(response, 500, "internal_error", None)
     assert "my-id" in error["message"]

@@ -97,6 +97,7 @@ def test_without_roots_nothing_can_be_loaded(start_server: StartServer, adapters
 
 def test_a_taken_name_needs_load_inplace(start_server: StartServer, adapters_dir: Path) -> None:
     with start_server(adapter_dir=adapters_dir) as server:
+        assert server.complete(model="red").status_code == 200
         for path in ("red", "blue"):
             status, text = load(server, "red", path)
             assert status == 400
@@ -146,7 +147,9 @@ def test_names_that_share_weights_hold_a_reference_each(
     start_server: StartServer, adapters_dir: Path
 ) -> None:
     with start_server(adapter_dir=adapters_dir) as server:
+        assert server.complete(model="red").status_code == 200
         assert load(server, "red2", "red")[0] == 200
+        assert references(server)[digest_of(b"red")] == 2
         assert server.post(UNLOAD, {"lora_name": "red"}).status_code == 200
         wait_until(lambda: references(server)[digest_of(b"red")] == 1)
         assert server.complete(model="red2").status_code == 200

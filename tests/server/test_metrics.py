@@ -70,9 +70,11 @@ def test_gauges_of_the_engine_and_the_line_that_gateways_route_by(
             wait_until(lambda: scrape(server)["motet_running_requests", ()] == 1)
             samples = scrape(server)
         assert samples["motet_pages_total", ()] == 50
-        assert samples["motet_pages_free", ()] == 49
         assert samples["motet_pages_kv", ()] == 1
-        assert samples["motet_pages_usage_ratio", ()] == 1 / 50
+        assert samples["motet_pages_adapters", ()] == 3
+        assert samples["motet_pages_cached_prefix", ()] == samples["motet_pages_cached", ()] == 1
+        assert samples["motet_pages_free", ()] == 45
+        assert samples["motet_pages_usage_ratio", ()] == 4 / 50
         labels = ("max_lora", "2"), ("running_lora_adapters", "red"), ("waiting_lora_adapters", "")
         assert abs(samples["vllm:lora_requests_info", labels] - time.time()) < 60
         wait_until(lambda: scrape(server)["motet_running_requests", ()] == 0)

@@ -1,0 +1,193 @@
+"""The life of adapters in the engine: read, referred to, pinned, brought in, drained.
+
+Owns: what is done about an adapter's messages and the loader's events.
+Does not know: when an adapter should come in (`scheduler/lookahead.py`), nor names and HTTP.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from motet.core.messages import (
+    AdapterInfo,
+    AdapterLoaded,
+    AdapterPinned,
+    AdapterRefused,
+    FromEngine,
+    LoadAdapter,
+    PinAdapter,
+    ReleaseAdapter,
+    RequestFailed,
+    UnpinAdapter,
+)
+from motet.engine.loader import (
+    AdapterLoader,
+    CopyDone,
+    CopyFailed,
+    FetchDone,
+    FetchFailed,
+    ReadDone,
+    ReadFailed,
+)
+from motet.engine.store import AdapterStore
+from motet.memory.eviction import Kind, PageCosts
+from motet.memory.unified import UnifiedMemory
+from motet.scheduler.scheduler import Plan, Scheduler
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class LoaderCounts:
+    """What the loader did since the start; durations in seconds, summed."""
+
+    num_reads: int = 0
+    num_read_failures: int = 0
+    read_s: float = 0.0
+    load_s: float = 0.0
+
+
+class EngineAdapters:
+    """Adapters over all tiers.
+
+    Args:
+        store, loader, scheduler, memory: the engine's parts.
+        costs: learns what it takes to bring an adapter in.
+        send: takes the messages to the API process.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: AdapterStore,
+        loader: AdapterLoader,
+        scheduler: Scheduler,
+        memory: UnifiedMemory,
+        costs: PageCosts,
+        send: Callable[[FromEngine], None],
+    ) -> None:
+        self._store = store
+        self._loader = loader
+        self._scheduler = scheduler
+        self._residency = memory.residency
+        self._prefixes = memory.prefixes
+        self._host = memory.host
+        self._costs = costs
+        self._send = send
+        self._read_s: dict[str, float] = {}  # of adapters that have not been copied since
+        self.counts = LoaderCounts()
+
+    def is_referenced(self, digest: str) -> bool:
+        """Whether a request may name it."""
+        return self._store.is_referenced(digest)
+
+    def info(self, digest: str) -> AdapterInfo:
+        """What is known of an adapter."""
+        return self._store.info(digest)
+
+    def handle(self, message: LoadAdapter | ReleaseAdapter | PinAdapter | UnpinAdapter) -> None:
+        """Take one message."""
+        match message:
+            case LoadAdapter(operation_id=operation_id, path=path):
+                self._loader.read(operation_id, path)
+            case ReleaseAdapter(digest=digest, path=path):
+                self._store.release(digest, path)
+                self.drop_drained()
+            case PinAdapter(operation_id=operation_id, digest=digest):
+                self._pin(operation_id, digest)
+            case UnpinAdapter(digest=digest):
+                if self._residency.is_known(digest) and self._residency.is_pinned(digest):
+                    self._residency.unpin(digest)
+
+    def start(self, plan: Plan) -> None:
+        """Start what the scheduler has planned."""
+        for digest in plan.reads:
+            self._loader.fetch(digest, self._store.paths(digest))
+        for placement in plan.copies:
+            self._loader.copy(placement, self._host.copy(placement.digest))
+
+    def take_loader_events(self) -> None:
+        """Take note of what the loader has done."""
+        for event in self._loader.poll():
+            match event:
+                case ReadDone():
+                    self._take_read(event)
+                case ReadFailed(operation_id=operation_id, error=error):
+                    self.counts.num_read_failures += 1
+                    self._send(AdapterRefused(operation_id, error.code, error.message))
+                case FetchDone(digest=digest, packed=packed, seconds=seconds):
+                    self._count_read(digest, seconds)
+                    self._host.finish_read(digest, packed)
+                case FetchFailed(digest=digest, message=message):
+                    self.counts.num_read_failures += 1
+                    self._host.fail_read(digest)
+                    self._give_up(digest, f"its files cannot be used: {message}")
+                case CopyDone(digest=digest, num_pages=num_pages, seconds=seconds):
+                    self.counts.load_s += seconds
+                    seconds += self._read_s.pop(digest, 0.0)
+                    self._costs.observe(Kind.ADAPTER, seconds, num_pages)
+                    self._host.let_go(digest)
+                    self._residency.finish_load(digest)
+                case CopyFailed(digest=digest, message=message):
+                    self._host.let_go(digest)
+                    self._residency.fail_load(digest)
+                    self._give_up(digest, f"it could not be copied to the device: {message}")
+            self.drop_drained()
+
+    def drop_drained(self) -> None:
+        """Let go of adapters that no name refers to and no request uses."""
+        for digest in self._store.draining():
+            is_moving = self._residency.is_loading(digest) or self._host.is_reading(digest)
+            if is_moving or self._scheduler.uses_adapter(digest):
+                continue
+            self._prefixes.forget(digest)
+            self._residency.forget(digest)
+            self._host.drop(digest)
+            self._read_s.pop(digest, None)
+            self._store.drop(digest)
+
+    def close(self) -> None:
+        """End the loader threads."""
+        self._loader.close()
+
+    def _take_read(self, event: ReadDone) -> None:
+        digest, layout = event.info.digest, event.packed.layout
+        self._store.refer(event.info, event.path)
+        self._residency.register(digest, num_pages=layout.num_pages, num_rows=layout.num_rows)
+        self._count_read(digest, event.seconds)
+        # Its request comes next, and those that wait already come before it.
+        needed_sooner = self._scheduler.waiting_adapters()
+        self._host.offer(digest, layout.num_pages, event.packed, needed_sooner)
+        self._send(AdapterLoaded(event.operation_id, event.info))
+
+    def _count_read(self, digest: str, seconds: float) -> None:
+        self.counts.num_reads += 1
+        self.counts.read_s += seconds
+        self._read_s[digest] = seconds
+
+    def _pin(self, operation_id: str, digest: str) -> None:
+        if not self._store.is_referenced(digest):
+            self._refuse(operation_id, "adapter_not_loaded", "the adapter is not loaded")
+        elif not self._scheduler.may_pin(digest):
+            self._refuse(
+                operation_id,
+                "pins_exceed_pool",
+                "with this adapter, pinned adapters would take more than half of the pool, or "
+                "leave too little for a request that is queued; unpin another, or start the "
+                "server with a larger --pool-memory",
+            )
+        else:
+            self._residency.pin(digest)
+            self._send(AdapterPinned(operation_id))
+
+    def _refuse(self, operation_id: str, code: str, message: str) -> None:
+        self._send(AdapterRefused(operation_id, code, message))
+
+    def _give_up(self, digest: str, reason: str) -> None:
+        """Fail the requests that wait for an adapter; the next one tries again."""
+        message = f"The adapter cannot be brought in: {reason}"
+        for request_id in self._scheduler.abort_adapter(digest):
+            self._send(RequestFailed(request_id, "adapter_unavailable", message))
+        while self._residency.is_pinned(digest):  # else it would be tried in every step
+            self._residency.unpin(digest)
+            _log.error("a pinned adapter was unpinned: %s", message)
