@@ -18,20 +18,19 @@ Everything is in float32 with the same number of threads. Motet is measured as u
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import describe_machine
 from benchmarks.motet_side import MotetSide
 from benchmarks.peft_side import PeftSide
-from benchmarks.work import Outcome, Round, draw_round
+from benchmarks.work import Outcome, Round, draw_round, plain_token_ids
 
 RANKS = (8, 16, 32, 64)
 
@@ -66,7 +65,7 @@ def measure(plan: Plan, model_dir: Path) -> dict[str, Any]:
             PeftSide(model_dir, adapters, plan.num_threads, scratch / "peft.log") as peft,
         ):
             rng = random.Random(plan.seed)
-            token_ids = _plain_token_ids(model_dir)
+            token_ids = plain_token_ids(model_dir)
 
             def draw(names: Sequence[str | None]) -> Round:
                 return draw_round(
@@ -134,22 +133,8 @@ def report(
         "lora_over_base_by_repeat": paired("motet_lora", "motet_base"),
         "same_text_as_peft": f"{num_same_texts}/{plan.num_requests}",
         "work": {**asdict(plan), "ranks": plan.ranks, "model": model_name, "dtype": "float32"},
-        "machine": {
-            "cores": os.cpu_count(),
-            "cores_allowed": len(os.sched_getaffinity(0)),
-            "arch": platform.machine(),
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "peft")},
-        },
+        "machine": describe_machine("torch", "transformers", "peft"),
     }
-
-
-def _plain_token_ids(model_dir: Path) -> list[int]:
-    """The vocabulary without the tokens that have a meaning of their own."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    return sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
 
 
 def _say(text: str) -> None:

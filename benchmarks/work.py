@@ -7,6 +7,7 @@ Does not know: who does the work (`motet_side.py`, `peft_side.py`). Plain data, 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,3 +54,11 @@ def draw_round(
         adapters=list(adapters),
         num_output_tokens=num_output_tokens,
     )
+
+
+def plain_token_ids(model_dir: Path) -> list[int]:
+    """The vocabulary without the tokens that have a meaning of their own."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    return sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))

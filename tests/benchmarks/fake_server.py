@@ -1,4 +1,4 @@
-"""A stand-in for the server: the endpoints that the load test uses, without a model.
+"""A stand-in for the server: the endpoints that the benchmarks' clients use, without a model.
 
 Answers `delay_s` late, and one word at a time; the model "broken" breaks its streams off with an
 error. Started with `running`, in a thread.
@@ -29,6 +29,7 @@ class FakeServer:
         models: names that it has; "broken" may be one.
         api_key: refuse requests without it.
         is_healthy: what /health says.
+        num_cached_tokens: what /v1/completions says of each prompt.
         asked: how often each model was asked.
         bodies: every request body.
     """
@@ -37,6 +38,7 @@ class FakeServer:
     api_key: str | None = None
     is_healthy: bool = True
     delay_s: float = 0.02
+    num_cached_tokens: int = 0
     port: int = 0
     asked: Counter[str] = field(default_factory=Counter)
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -67,6 +69,15 @@ class FakeServer:
             self.bodies.append(body)
             return StreamingResponse(self._stream(body["model"]), media_type="text/event-stream")
 
+        @app.post("/v1/completions")
+        async def completions(request: Request) -> Response:
+            body = await request.json()
+            if not self._may(request) or body["model"] not in self.models:
+                return JSONResponse({"error": {"code": "refused"}}, 404)
+            self.asked[body["model"]] += 1
+            self.bodies.append(body)
+            return StreamingResponse(self._complete(body), media_type="text/event-stream")
+
         return app
 
     def _may(self, request: Request) -> bool:
@@ -83,6 +94,22 @@ class FakeServer:
                 return
             yield _event({"choices": [{"index": 0, "delta": {"content": word}}]})
         yield _event({"choices": [], "usage": {"completion_tokens": len(WORDS)}})
+        yield "data: [DONE]\n\n"
+
+    async def _complete(self, body: dict[str, Any]) -> AsyncIterator[str]:
+        """As many words as asked for; the model "short" stops one before."""
+        num_words = body["max_tokens"] - (body["model"] == "short")
+        for index in range(num_words):
+            await asyncio.sleep(self.delay_s)
+            if body["model"] == "broken":
+                yield _event({"error": {"code": "engine_dead", "message": "the engine died"}})
+                return
+            reason = "length" if index == num_words - 1 else None
+            choice = {"index": 0, "text": WORDS[index % len(WORDS)], "finish_reason": reason}
+            yield _event({"choices": [choice]})
+        cached = {"cached_tokens": self.num_cached_tokens}
+        usage = {"completion_tokens": num_words, "prompt_tokens_details": cached}
+        yield _event({"choices": [], "usage": usage})
         yield "data: [DONE]\n\n"
 
 

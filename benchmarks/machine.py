@@ -1,0 +1,51 @@
+"""What this machine is, and how fast it reads memory.
+
+Owns: facts about the machine that reports carry.
+Does not know: what is measured on it.
+"""
+
+import os
+import platform
+import time
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+_BUFFER_BYTES = 1 << 30  # many times any cache
+_NUM_SUMS = 7
+
+
+def describe_machine(*packages: str) -> dict[str, Any]:
+    """Cores, architecture, Python, and the versions of these packages."""
+    return {
+        "cores": os.cpu_count(),
+        "cores_allowed": len(os.sched_getaffinity(0)),
+        "arch": platform.machine(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def device_name() -> str:
+    """The GPU's name, or "cpu": what a server takes unless it is told."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def default_elem_bytes() -> int:
+    """Bytes of an element of the pool by default: float32 on a CPU, a 16-bit type on a GPU."""
+    return 2 if torch.cuda.is_available() else 4
+
+
+def read_bandwidth_bytes_per_s() -> float:
+    """The best of several sums over a buffer larger than the caches, with all threads."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    buffer = torch.ones(_BUFFER_BYTES // 4, dtype=torch.float32, device=device)
+    best_s = min(_sum_s(buffer) for _ in range(_NUM_SUMS))
+    return _BUFFER_BYTES / best_s
+
+
+def _sum_s(buffer: torch.Tensor) -> float:
+    start_s = time.perf_counter()
+    buffer.sum().item()  # .item() waits for a GPU
+    return time.perf_counter() - start_s
