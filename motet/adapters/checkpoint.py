@@ -18,6 +18,7 @@ from torch import Tensor
 from motet.adapters.parsing import parse_object, parse_tensors
 from motet.adapters.roots import confine, quote
 from motet.core.errors import AdapterError
+from motet.core.pacing import Pace, at_once
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -40,12 +41,15 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
 
 
-def read_checkpoint(directory: Path, root: Path | None = None) -> Checkpoint:
+def read_checkpoint(
+    directory: Path, root: Path | None = None, *, pace: Pace = at_once
+) -> Checkpoint:
     """Read an adapter directory.
 
     Args:
         directory: the adapter's directory.
         root: where symbolic links may lead; None is the directory itself.
+        pace: called between pieces of work.
 
     Raises:
         AdapterError: the directory or a file is missing, of another format, too large, corrupt,
@@ -60,12 +64,15 @@ def read_checkpoint(directory: Path, root: Path | None = None) -> Checkpoint:
     with _RegularFile(located[0]) as config_file, _RegularFile(located[1]) as weights_file:
         config_bytes = config_file.read(MAX_CONFIG_BYTES)
         weights_bytes = weights_file.read(MAX_WEIGHTS_BYTES)
+        pace()
         if _locate(resolved, allowed) != located:
             raise _changed(resolved)
         config_file.check_in_place()
         weights_file.check_in_place()
     config = parse_object(config_bytes, CONFIG_NAME)
-    return Checkpoint(config, parse_tensors(weights_bytes, WEIGHTS_NAME))
+    tensors = parse_tensors(weights_bytes, WEIGHTS_NAME)
+    pace()
+    return Checkpoint(config, tensors)
 
 
 def _resolve_directory(directory: Path, root: Path | None) -> Path:

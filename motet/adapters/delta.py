@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from motet.adapters.digest import StoredPair
+from motet.adapters.widening import to_float32
 from motet.core.shape import Module
 
 
@@ -16,21 +18,32 @@ from motet.core.shape import Module
 class Delta:
     """What an adapter adds to one projection: y += b @ (a @ x).
 
+    The factors are widened each time they are asked for: an adapter of hundreds of them is never
+    in memory twice.
+
     Attributes:
-        a: float32 [rank, in_features], on the CPU.
-        b: float32 [out_features, rank], on the CPU, with the adapter's scaling folded in.
+        stored: the factors as the checkpoint stores them.
     """
 
-    a: Tensor
-    b: Tensor
+    stored: StoredPair
+
+    @property
+    def a(self) -> Tensor:
+        """float32 [rank, in_features], on the CPU."""
+        return to_float32(self.stored.a)
+
+    @property
+    def b(self) -> Tensor:
+        """float32 [out_features, rank], on the CPU, with the adapter's scaling folded in."""
+        return to_float32(self.stored.b, self.stored.scaling)
 
     @property
     def rank(self) -> int:
-        return self.a.shape[0]
+        return self.stored.rank
 
     @property
     def num_parameters(self) -> int:
-        return self.a.numel() + self.b.numel()
+        return self.stored.a.numel() + self.stored.b.numel()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from motet.core.pacing import Pace, at_once
 from motet.core.shape import Module
 
 _VERSION = b"motet adapter 1\n"
@@ -48,8 +49,13 @@ class StoredPair:
         return self.a.shape[0]
 
 
-def content_digest(pairs: Iterable[StoredPair]) -> str:
-    """Digest of an adapter's content, whatever the order of `pairs`: 64 hexadecimal characters."""
+def content_digest(pairs: Iterable[StoredPair], *, pace: Pace = at_once) -> str:
+    """Digest of an adapter's content, whatever the order of `pairs`: 64 hexadecimal characters.
+
+    Args:
+        pairs: the factors of each touched projection.
+        pace: called between pieces of work.
+    """
     sha = hashlib.sha256(_VERSION)
     for pair in sorted(pairs, key=lambda pair: (pair.layer, pair.module)):
         factors = (pair.a, pair.b)
@@ -58,6 +64,7 @@ def content_digest(pairs: Iterable[StoredPair]) -> str:
         sha.update(head.encode("ascii"))
         for factor in factors:
             sha.update(factor.contiguous().view(torch.uint8).numpy().data)
+        pace()
     return sha.hexdigest()
 
 

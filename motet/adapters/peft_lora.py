@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from motet.adapters.checkpoint import read_checkpoint
@@ -24,8 +25,9 @@ from motet.adapters.digest import StoredPair, content_digest
 from motet.adapters.peft_config import PeftLoraConfig, parse_lora_config
 from motet.adapters.peft_targets import MODULE_PATHS, check_membership, module_path
 from motet.adapters.roots import quote
-from motet.adapters.widening import is_finite, to_float32
+from motet.adapters.widening import is_finite, largest_magnitude
 from motet.core.errors import AdapterError
+from motet.core.pacing import Pace, at_once
 from motet.core.shape import ModelShape, Module
 
 _MODULES = {path: module for module, path in MODULE_PATHS.items()}
@@ -64,25 +66,30 @@ class LoraCheckpoint:
     pairs: tuple[StoredPair, ...]
 
 
-def load_adapter(path: Path, shape: ModelShape, *, root: Path | None = None) -> AdapterDeltas:
+def load_adapter(
+    path: Path, shape: ModelShape, *, root: Path | None = None, pace: Pace = at_once
+) -> AdapterDeltas:
     """Read and check a PEFT LoRA directory.
 
     Args:
         path: directory of `adapter_config.json` and `adapter_model.safetensors`.
         shape: the base model that the adapter is for.
         root: where symbolic links in it may lead; None is the directory itself.
+        pace: called between pieces of work.
 
     Raises:
         AdapterError: with a code of "adapter_not_found", "path_not_allowed",
             "unsupported_format", "corrupt_adapter", "unsupported_adapter", "wrong_base_model" or
             "invalid_adapter", and a message that names the field or tensor at fault.
     """
-    return to_deltas(read_lora(path, shape, root=root))
+    return to_deltas(read_lora(path, shape, root=root, pace=pace), pace=pace)
 
 
-def read_lora(path: Path, shape: ModelShape, *, root: Path | None = None) -> LoraCheckpoint:
+def read_lora(
+    path: Path, shape: ModelShape, *, root: Path | None = None, pace: Pace = at_once
+) -> LoraCheckpoint:
     """`load_adapter` as far as the stored factors. Raises AdapterError as that does."""
-    checkpoint = read_checkpoint(path, root)
+    checkpoint = read_checkpoint(path, root, pace=pace)
     config = parse_lora_config(checkpoint.config)
     named = _sort_names(checkpoint.tensors, shape)
     check_membership(config, list(named), shape)
@@ -95,26 +102,29 @@ def read_lora(path: Path, shape: ModelShape, *, root: Path | None = None) -> Lor
         _check_rank(checkpoint.tensors[names["A"]], names["A"], rank)
         a, b = checkpoint.tensors[names["A"]], checkpoint.tensors[names["B"]]
         pairs.append(StoredPair(layer, module, a, b, scaling))
+        pace()
     return LoraCheckpoint(config, tuple(pairs))
 
 
-def to_deltas(checkpoint: LoraCheckpoint) -> AdapterDeltas:
-    """Widen the factors to float32 and fold the scaling into B.
+def to_deltas(checkpoint: LoraCheckpoint, *, pace: Pace = at_once) -> AdapterDeltas:
+    """Check that the factors can be widened to float32 with the scaling folded into B.
 
     Raises:
         AdapterError: the product with the scaling is too large for float32.
     """
     deltas = {}
     for pair in checkpoint.pairs:
-        b = to_float32(pair.b, pair.scaling)
-        if not is_finite(b):
+        with np.errstate(over="ignore"):
+            largest = largest_magnitude(pair.b) * np.float32(pair.scaling)
+        if not np.isfinite(largest):
             raise AdapterError(
                 f"lora_alpha or alpha_pattern gives {module_path(pair.layer, pair.module)} a "
                 f"scaling of {pair.scaling:g}, and B times that is too large for float32."
             )
-        deltas[pair.layer, pair.module] = Delta(to_float32(pair.a), b)
+        deltas[pair.layer, pair.module] = Delta(pair)
+        pace()
     name = checkpoint.config.base_model_name_or_path
-    return AdapterDeltas(content_digest(checkpoint.pairs), deltas, name)
+    return AdapterDeltas(content_digest(checkpoint.pairs, pace=pace), deltas, name)
 
 
 def _sort_names(

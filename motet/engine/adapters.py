@@ -146,6 +146,10 @@ class EngineAdapters:
             self._read_s.pop(digest, None)
             self._store.drop(digest)
 
+    def share_cores(self, *, is_stepping: bool) -> None:
+        """Have loads give way to the step, or go at full speed while there is none."""
+        self._loader.pace.is_stepping = is_stepping
+
     def close(self) -> None:
         """End the loader threads."""
         self._loader.close()

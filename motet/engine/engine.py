@@ -102,6 +102,7 @@ class Engine:
         """Run one step: schedule, run, commit. False if there was nothing to run."""
         self._adapters.take_loader_events()
         plan = self._scheduler.schedule()
+        self._adapters.share_cores(is_stepping=bool(plan.batch.chunks))
         self._adapters.start(plan)
         if not plan.batch.chunks:
             return False

@@ -4,10 +4,7 @@ Owns: the loader threads, and the stream of copies to a GPU.
 Does not know: which adapter should be where; it does what it is told and reports.
 """
 
-import os
 import queue
-import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from motet.adapters.peft_lora import load_adapter
 from motet.core.errors import AdapterError
 from motet.core.messages import AdapterInfo
+from motet.core.pacing import Pace, at_once
+from motet.engine.pace import LoadPace
 from motet.memory.device_pool import DevicePool, PackedAdapter, pack_adapter
+from motet.memory.geometry import Run
 from motet.memory.residency import Placement
-
-# Where every core is busy with the step, a loader thread gets about a tenth of one.
-_NICENESS = 10
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,9 @@ class AdapterLoader:
         num_threads: threads that read.
         host_budget_pages: an adapter that takes more could never be kept, and is refused.
         wake: called from a loader thread whenever an event can be polled.
+
+    Attributes:
+        pace: how loads share the cores with the step.
     """
 
     def __init__(
@@ -105,14 +106,15 @@ class AdapterLoader:
         self._wake = wake
         self._host_budget_pages = host_budget_pages
         self._events: queue.SimpleQueue[LoaderEvent] = queue.SimpleQueue()
-        self._readers = _threads(num_threads, "adapter-reader")
-        self._copier = _threads(1, "adapter-copier")
+        self._readers = ThreadPoolExecutor(num_threads, "adapter-reader")
+        self._copier = ThreadPoolExecutor(1, "adapter-copier")
         is_cuda = pool.data.device.type == "cuda"
+        self.pace = LoadPace()
         self._stream = torch.Stream(pool.data.device) if is_cuda else None
 
     def read(self, operation_id: str, path: str) -> None:
         """Start reading an adapter directory; ends with `ReadDone` or `ReadFailed`."""
-        self._readers.submit(self._run, lambda: self._read(operation_id, path))
+        self._start(self._readers, lambda pace: self._read(operation_id, path, pace))
 
     def fetch(self, digest: str, paths: Sequence[str]) -> None:
         """Start reading a known adapter again; ends with `FetchDone` or `FetchFailed`.
@@ -121,11 +123,11 @@ class AdapterLoader:
             digest: what it has to be.
             paths: directories to try, in order.
         """
-        self._readers.submit(self._run, lambda: self._fetch(digest, paths))
+        self._start(self._readers, lambda pace: self._fetch(digest, paths, pace))
 
     def copy(self, placement: Placement, packed: PackedAdapter) -> None:
         """Start copying an adapter to its pages; ends with `CopyDone` or `CopyFailed`."""
-        self._copier.submit(self._run, lambda: self._copy(placement, packed))
+        self._start(self._copier, lambda pace: self._copy(placement, packed, pace))
 
     def poll(self) -> list[LoaderEvent]:
         """The events since the last call, without waiting."""
@@ -139,14 +141,21 @@ class AdapterLoader:
         for threads in (self._readers, self._copier):
             threads.shutdown(wait=True, cancel_futures=True)
 
-    def _run(self, task: Callable[[], LoaderEvent]) -> None:
-        self._events.put(task())
+    def _start(self, threads: ThreadPoolExecutor, task: Callable[[Pace], LoaderEvent]) -> None:
+        self.pace.add()
+        threads.submit(self._run, task)
+
+    def _run(self, task: Callable[[Pace], LoaderEvent]) -> None:
+        # A GPU's step leaves the cores to others.
+        event = task(self.pace.begin() if self._stream is None else at_once)
+        self.pace.remove()
+        self._events.put(event)
         self._wake()
 
-    def _read(self, operation_id: str, path: str) -> LoaderEvent:
+    def _read(self, operation_id: str, path: str, pace: Pace) -> LoaderEvent:
         started_s = time.monotonic()
         try:
-            packed, info = self._packed(path)
+            packed, info = self._packed(path, pace)
             self._require_room(info.num_pages)
         except AdapterError as error:
             return ReadFailed(operation_id, error)
@@ -155,12 +164,12 @@ class AdapterLoader:
             return ReadFailed(operation_id, AdapterError(reason))
         return ReadDone(operation_id, path, packed, info, time.monotonic() - started_s)
 
-    def _fetch(self, digest: str, paths: Sequence[str]) -> LoaderEvent:
+    def _fetch(self, digest: str, paths: Sequence[str], pace: Pace) -> LoaderEvent:
         started_s = time.monotonic()
         reasons = []
         for path in paths:
             try:
-                packed, info = self._packed(path)
+                packed, info = self._packed(path, pace)
             except AdapterError as error:
                 reasons.append(f"{path}: {error.message}")
             except Exception as error:  # as above
@@ -171,15 +180,22 @@ class AdapterLoader:
                 reasons.append(f"{path}: its files have changed since it was loaded")
         return FetchFailed(digest, "; ".join(reasons))
 
-    def _packed(self, path: str) -> tuple[PackedAdapter, AdapterInfo]:
+    def _packed(self, path: str, pace: Pace) -> tuple[PackedAdapter, AdapterInfo]:
         """Read, check and pack. Raises AdapterError."""
         geometry = self._pool.geometry
-        adapter = load_adapter(Path(path), geometry.shape)
+        adapter = load_adapter(Path(path), geometry.shape, pace=pace)
+
+        def rows_of(run: Run) -> Tensor:
+            delta = adapter.deltas[run.layer, run.module]
+            return delta.b.T if run.is_b else delta.a
+
         packed = pack_adapter(
             geometry,
             self._pool.data.dtype,
-            {key: (delta.a, delta.b) for key, delta in adapter.deltas.items()},
+            {key: delta.rank for key, delta in adapter.deltas.items()},
+            rows_of,
             pinned=self._stream is not None,
+            pace=pace,
         )
         info = AdapterInfo(
             digest=adapter.digest,
@@ -206,11 +222,11 @@ class AdapterLoader:
                 code="adapter_too_large",
             )
 
-    def _copy(self, placement: Placement, packed: PackedAdapter) -> LoaderEvent:
+    def _copy(self, placement: Placement, packed: PackedAdapter, pace: Pace) -> LoaderEvent:
         started_s = time.monotonic()
         try:
             if self._stream is None:
-                self._pool.copy_in(packed, placement)
+                self._pool.copy_in(packed, placement, pace=pace)
             else:
                 with self._stream:
                     self._pool.copy_in(packed, placement)
@@ -218,13 +234,3 @@ class AdapterLoader:
         except Exception as error:  # as above
             return CopyFailed(placement.digest, f"{type(error).__name__}: {error}")
         return CopyDone(placement.digest, len(placement.pages), time.monotonic() - started_s)
-
-
-def _threads(num_threads: int, name: str) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(num_threads, thread_name_prefix=name, initializer=_give_way)
-
-
-def _give_way() -> None:
-    """Leave the cores to the step's threads, where a thread can have a niceness of its own."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -4,16 +4,17 @@ Owns: the only device memory that holds KV or adapter weights.
 Does not know: who is given which page (`page_pool.py`, `residency.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from motet.core.pacing import Pace, at_once
 from motet.core.shape import NUM_MODULES, Module
 from motet.kernels.types import LoraTables
-from motet.memory.geometry import AdapterLayout, PageGeometry, lay_out_adapter
+from motet.memory.geometry import AdapterLayout, PageGeometry, Run, lay_out_adapter
 from motet.memory.residency import Placement
 
 _INTEGERS = {2: np.int16, 4: np.int32, 8: np.int64}  # by width [bytes]
@@ -35,32 +36,35 @@ class PackedAdapter:
 def pack_adapter(
     geometry: PageGeometry,
     dtype: torch.dtype,
-    deltas: Mapping[tuple[int, Module], tuple[Tensor, Tensor]],
+    ranks: Mapping[tuple[int, Module], int],
+    rows_of: Callable[[Run], Tensor],
     *,
     pinned: bool,
+    pace: Pace = at_once,
 ) -> PackedAdapter:
     """Bring an adapter into page layout.
 
     Args:
         geometry: the pool's page sizes.
         dtype: the pool's dtype.
-        deltas: A [rank, in_features] and B [out_features, rank] of each touched (layer, module),
-            scaling folded in.
+        ranks: true rank of each touched (layer, module).
+        rows_of: the rows of one matrix, [num_rows, row_elems]: A, or B transposed with the scaling
+            folded in. Each is asked for once.
         pinned: allocate page-locked memory, for an asynchronous copy to a GPU.
+        pace: called between pieces of work.
 
     Returns:
         The packed adapter; unused elements are zero.
     """
-    layout = lay_out_adapter(geometry, {key: a.shape[0] for key, (a, _) in deltas.items()})
+    layout = lay_out_adapter(geometry, ranks)
     num_layers = geometry.shape.num_layers
     pages = _zeros((num_layers, layout.num_pages, geometry.page_elems), dtype, pinned=pinned)
     flat = pages.view(-1)
     page_numbers = layout.row_layers * layout.num_pages + layout.row_pages
     offsets = page_numbers * geometry.page_elems + layout.row_starts
     for run, first_row in zip(layout.runs, layout.run_first_rows, strict=True):
-        a, b = deltas[run.layer, run.module]
-        rows = (b.T if run.is_b else a).to(dtype)
-        _copy_rows(flat, offsets[first_row : first_row + run.num_rows], rows)
+        _copy_rows(flat, offsets[first_row : first_row + run.num_rows], rows_of(run).to(dtype))
+        pace()
     return PackedAdapter(layout, pages)
 
 
@@ -117,10 +121,15 @@ class DevicePool:
             ranks=torch.zeros(table_shape, dtype=torch.int32, device=device),
         )
 
-    def copy_in(self, packed: PackedAdapter, placement: Placement) -> None:
+    def copy_in(self, packed: PackedAdapter, placement: Placement, *, pace: Pace = at_once) -> None:
         """Copy a packed adapter to its pages and write its table rows.
 
         No running batch may use the placement's slot yet. On a GPU the caller chooses the stream.
+
+        Args:
+            packed: the adapter.
+            placement: where it goes.
+            pace: called between pieces of work.
         """
         layout = packed.layout
         page_ids = np.array(placement.pages, dtype=np.int64)
@@ -129,14 +138,16 @@ class DevicePool:
         offsets = pages * page_elems + layout.row_starts
         run_starts = (layout.run_starts + placement.first_row).astype(np.int32)
         rows = slice(placement.first_row, placement.first_row + placement.num_rows)
-        self._copy_pages(packed.pages, page_ids)
+        self._copy_pages(packed.pages, page_ids, pace)
         _assign(self.tables.row_offsets[rows], offsets)
         _assign(self.tables.run_starts[placement.slot], run_starts)
         _assign(self.tables.ranks[placement.slot], layout.ranks.astype(np.int32))
 
-    def _copy_pages(self, pages: Tensor, page_ids: np.ndarray) -> None:
+    def _copy_pages(self, pages: Tensor, page_ids: np.ndarray, pace: Pace) -> None:
         if self.data.device.type == "cpu":
-            _bits(self.data)[:, page_ids] = _bits(pages)
+            for target, source in zip(_bits(self.data), _bits(pages), strict=True):
+                target[page_ids] = source
+                pace()
         else:
             index = torch.from_numpy(page_ids).to(self.data.device)
             self.data.index_copy_(1, index, pages.to(self.data.device, non_blocking=True))

@@ -125,7 +125,7 @@ def test_a_read_that_breaks_off(
 ) -> None:
     _, digest = cold(harness, tmp_path)
 
-    def broken(*_: object) -> NoReturn:
+    def broken(*_: object, **__: object) -> NoReturn:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
@@ -142,7 +142,7 @@ def test_a_copy_to_the_device_that_breaks(
 ) -> None:
     _, digest = cold(harness, tmp_path)
 
-    def broken(*_: object) -> NoReturn:
+    def broken(*_: object, **__: object) -> NoReturn:
         raise RuntimeError("the device is gone")
 
     with monkeypatch.context() as patch:

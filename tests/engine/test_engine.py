@@ -163,10 +163,10 @@ def test_a_cold_adapter_delays_nobody_else(
     original = harness.device_pool.copy_in
     released = False
 
-    def slow(*arguments: object) -> None:
+    def slow(*arguments: object, **options: object) -> None:
         while not released:
             time.sleep(0.002)
-        original(*arguments)  # type: ignore[arg-type]
+        original(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(harness.device_pool, "copy_in", slow)
     harness.add("cold", cold)

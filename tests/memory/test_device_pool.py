@@ -10,7 +10,7 @@ from torch import Tensor
 
 from motet.core.shape import MODULES, ModelShape, Module
 from motet.memory.device_pool import DevicePool, PackedAdapter, num_pages_in, pack_adapter
-from motet.memory.geometry import PageGeometry
+from motet.memory.geometry import PageGeometry, Run
 from motet.memory.residency import Placement
 from tests.memory.strategies import Deltas, adapter_ranks, geometries, random_deltas, read_delta
 
@@ -41,6 +41,15 @@ def scattered(
         first_row += row_capacity
     slots = range(2) if digest == "first" else range(2, pool.tables.ranks.shape[0])
     return Placement(digest, rng.choice(slots), tuple(pages), first_row, num_rows)
+
+
+def packed_deltas(geometry: PageGeometry, dtype: torch.dtype, deltas: Deltas) -> PackedAdapter:
+    def rows_of(run: Run) -> Tensor:
+        a, b = deltas[run.layer, run.module]
+        return b.T if run.is_b else a
+
+    ranks = {key: a.shape[0] for key, (a, _) in deltas.items()}
+    return pack_adapter(geometry, dtype, ranks, rows_of, pinned=False)
 
 
 def assert_reads_back(pool: DevicePool, slot: int, deltas: Deltas) -> None:
@@ -81,10 +90,7 @@ def test_two_adapters_beside_kv(
         digest: random_deltas(shape, data.draw(adapter_ranks(shape, min_size=1)), seed + index)
         for index, digest in enumerate(("first", "second"))
     }
-    packed = {
-        digest: pack_adapter(geometry, dtype, deltas, pinned=False)
-        for digest, deltas in both.items()
-    }
+    packed = {digest: packed_deltas(geometry, dtype, deltas) for digest, deltas in both.items()}
     num_adapter_pages = sum(p.layout.num_pages for p in packed.values())
     # As many pages again as the larger one: each has half of the row table to itself.
     num_pages = 2 * max(p.layout.num_pages for p in packed.values()) + 3
@@ -141,7 +147,7 @@ def test_a_slot_forgets_the_adapter_before(
         random_deltas(shape, data.draw(adapter_ranks(shape, min_size=1)), seed + index)
         for index in range(2)
     )
-    packed = [pack_adapter(geometry, torch.float32, d, pinned=False) for d in (old, new)]
+    packed = [packed_deltas(geometry, torch.float32, d) for d in (old, new)]
     num_pages = max(p.layout.num_pages for p in packed)
     pool = poisoned_pool(geometry, num_pages, torch.float32)
     rng = random.Random(seed)
@@ -173,7 +179,7 @@ def test_packing_rounds_once_to_the_dtype_of_the_pool(dtype: torch.dtype) -> Non
     geometry = tiny_geometry()
     a = torch.tensor([[1.0 + 2**-9, 1e-7, -3.1]]).expand(1, 3).double()
     b = torch.tensor([[1.0 / 3], [2.0], [-7e-6]]).double()
-    packed = pack_adapter(geometry, dtype, {(0, Module.Q): (a, b)}, pinned=False)
+    packed = packed_deltas(geometry, dtype, {(0, Module.Q): (a, b)})
     assert packed.pages.dtype == dtype
     assert torch.equal(packed.pages[0, 0, :3], a[0].to(dtype))
     assert torch.equal(packed.pages[0, 0, 3:6], b[:, 0].to(dtype))

@@ -1,0 +1,66 @@
+"""The pace of loader threads that share their cores with the running step.
+
+Owns: how much of a core a load may take while the engine steps.
+Does not know: what a load does.
+
+On a CPU the step's threads meet at a barrier hundreds of times in a step. Whatever takes one of
+their cores for some milliseconds holds all of them up for that long, be its priority ever so low:
+the step grows by more than the time that was taken. So a load gives way by itself: it works for a
+moment and then sleeps for a multiple of that. The more loads are pending, the more of a core they
+get, since then requests wait for them.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+# Share of one core for each pending load: a single one delays a step by this much and a little.
+_SHARE_PER_LOAD = 0.04
+# Work between two naps [s]: each waking costs the step something, too.
+_STINT_S = 3e-3
+# Longest nap [s]: what is pending, and whether the engine steps, is looked at anew after it.
+_MAX_NAP_S = 0.05
+
+
+class LoadPace:
+    """Keeps a count of pending loads; each takes the pace from `begin` with it.
+
+    Attributes:
+        is_stepping: whether the engine is at work; while it is not, loads go at full speed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_pending = 0
+        self.is_stepping = False
+
+    def add(self) -> None:
+        """One more load is pending."""
+        with self._lock:
+            self._num_pending += 1
+
+    def remove(self) -> None:
+        """One load has ended."""
+        with self._lock:
+            self._num_pending -= 1
+
+    def begin(self) -> Callable[[], None]:
+        """The pace of one load, to be called from the thread that works on it, now and then."""
+        rested_s = time.thread_time()  # processor time of this thread when it last had a rest
+
+        def pace() -> None:
+            nonlocal rested_s
+            worked_s = time.thread_time() - rested_s
+            if worked_s < _STINT_S:
+                return
+            while self.is_stepping:
+                share = min(1.0, _SHARE_PER_LOAD * self._num_pending)
+                owed_s = worked_s * (1.0 / share - 1.0)
+                if owed_s <= 0.0:
+                    break
+                nap_s = min(owed_s, _MAX_NAP_S)
+                time.sleep(nap_s)
+                worked_s -= nap_s * share / (1.0 - share)
+            rested_s = time.thread_time()
+
+        return pace
