@@ -88,6 +88,7 @@ def _parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="all parts in two minutes of an idle machine: to try the program",
     )
+    parser.add_argument("--repeats", type=int, help="of each part that takes turns")
     parser.add_argument(
         "--only", action="append", choices=PARTS, help="run this part; may be repeated"
     )
@@ -107,6 +108,8 @@ def main() -> None:
 
         arguments.model = default_model_dir()
     plan = QUICK if arguments.quick else FULL
+    if arguments.repeats is not None:
+        plan = plan.with_repeats(arguments.repeats)
     print(json.dumps(measure(plan, arguments.model, arguments.only or list(PARTS))))
 
 

@@ -7,7 +7,7 @@ The pool and the host's budget are far smaller than all adapters together: of 20
 28 GB in float32, 1 GiB fits in either. Lengths are S-LoRA's where time allows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.adapter_farm import AdapterKind
 
@@ -113,6 +113,16 @@ class Plan:
     leaks: LeaksPlan
     limit_s: float = 1800.0
 
+    def with_repeats(self, num_repeats: int) -> "Plan":
+        """The same, with this many repeats of each part that takes turns."""
+        trace = replace(self.unified.trace, num_repeats=num_repeats)
+        return replace(
+            self,
+            throughput=replace(self.throughput, num_repeats=num_repeats),
+            unified=replace(self.unified, trace=trace),
+            cold_load=replace(self.cold_load, num_repeats=num_repeats),
+        )
+
 
 FULL = Plan(
     num_s1=7000,
@@ -141,7 +151,7 @@ FULL = Plan(
         host_bytes=512 * MIB,
         split_shares=(0.5, 0.75),
     ),
-    cold_load=ColdLoadPlan(num_streams=16, num_output_tokens=192, gap_s=0.5, num_repeats=9),
+    cold_load=ColdLoadPlan(num_streams=16, num_output_tokens=192, gap_s=2.0, num_repeats=9),
     cached_ttft=CachedTtftPlan(
         num_system_tokens=512, num_tail_tokens=16, num_later=4, num_prompts=5, min_cached_tokens=496
     ),

@@ -114,9 +114,7 @@ def to_deltas(checkpoint: LoraCheckpoint, *, pace: Pace = at_once) -> AdapterDel
     """
     deltas = {}
     for pair in checkpoint.pairs:
-        with np.errstate(over="ignore"):
-            largest = largest_magnitude(pair.b) * np.float32(pair.scaling)
-        if not np.isfinite(largest):
+        if abs(pair.scaling) > 1.0 and not _stays_finite(pair.b, pair.scaling):
             raise AdapterError(
                 f"lora_alpha or alpha_pattern gives {module_path(pair.layer, pair.module)} a "
                 f"scaling of {pair.scaling:g}, and B times that is too large for float32."
@@ -125,6 +123,11 @@ def to_deltas(checkpoint: LoraCheckpoint, *, pace: Pace = at_once) -> AdapterDel
         pace()
     name = checkpoint.config.base_model_name_or_path
     return AdapterDeltas(content_digest(checkpoint.pairs, pace=pace), deltas, name)
+
+
+def _stays_finite(factor: Tensor, scaling: float) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(largest_magnitude(factor) * np.float32(scaling)))
 
 
 def _sort_names(

@@ -13,23 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-
-def largest_magnitude(tensor: Tensor) -> np.float32:
-    """The largest absolute value in a float32, float16 or bfloat16 tensor that is not empty.
-
-    It is not finite if any element is NaN or infinite: their bits, without the sign, are larger
-    than all others.
-    """
-    bits = _bits(tensor)
-    without_sign = np.iinfo(bits.dtype).max >> 1
-    largest = np.array([(bits & without_sign).max()], bits.dtype)
-    values = to_float32(torch.from_numpy(largest).view(tensor.dtype))
-    return np.float32(values.item())
+# The bits of the exponent: all of them are set in a NaN and in an infinity, and in nothing else.
+_EXPONENT_BITS = {torch.float32: 0x7F800000, torch.float16: 0x7C00, torch.bfloat16: 0x7F80}
 
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether a float32, float16 or bfloat16 tensor, not empty, has no NaN and no infinity."""
-    return bool(np.isfinite(largest_magnitude(tensor)))
+    mask = _EXPONENT_BITS[tensor.dtype]
+    return int((_bits(tensor) & mask).max()) != mask
+
+
+def largest_magnitude(tensor: Tensor) -> np.float32:
+    """The largest absolute value in a finite float32, float16 or bfloat16 tensor, not empty."""
+    bits = _bits(tensor)
+    largest = (bits & (np.iinfo(bits.dtype).max >> 1)).max()  # without the sign bit
+    if tensor.dtype == torch.bfloat16:
+        return np.float32((largest.astype(np.uint32) << 16).view(np.float32))
+    return np.float32(largest.view(np.float16 if tensor.dtype == torch.float16 else np.float32))
 
 
 def to_float32(tensor: Tensor, factor: float = 1.0) -> Tensor:

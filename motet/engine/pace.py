@@ -7,17 +7,17 @@ On a CPU the step's threads meet at a barrier hundreds of times in a step. Whate
 their cores for some milliseconds holds all of them up for that long, be its priority ever so low:
 the step grows by more than the time that was taken. So a load gives way by itself: it works for a
 moment and then sleeps for a multiple of that. The more loads are pending, the more of a core they
-get, since then requests wait for them.
+get, and more than in proportion: then requests wait for them, each for all before it.
 """
 
 import threading
 import time
 from collections.abc import Callable
 
-# Share of one core for each pending load: a single one delays a step by this much and a little.
-_SHARE_PER_LOAD = 0.04
+# Share of one core for a single pending load. It delays a step by about twice that.
+_SHARE_OF_ONE_LOAD = 0.03
 # Work between two naps [s]: each waking costs the step something, too.
-_STINT_S = 3e-3
+_STINT_S = 2e-3
 # Longest nap [s]: what is pending, and whether the engine steps, is looked at anew after it.
 _MAX_NAP_S = 0.05
 
@@ -54,7 +54,7 @@ class LoadPace:
             if worked_s < _STINT_S:
                 return
             while self.is_stepping:
-                share = min(1.0, _SHARE_PER_LOAD * self._num_pending)
+                share = min(1.0, _SHARE_OF_ONE_LOAD * self._num_pending**2)
                 owed_s = worked_s * (1.0 / share - 1.0)
                 if owed_s <= 0.0:
                     break

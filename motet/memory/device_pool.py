@@ -59,11 +59,15 @@ def pack_adapter(
     layout = lay_out_adapter(geometry, ranks)
     num_layers = geometry.shape.num_layers
     pages = _zeros((num_layers, layout.num_pages, geometry.page_elems), dtype, pinned=pinned)
-    flat = pages.view(-1)
-    page_numbers = layout.row_layers * layout.num_pages + layout.row_pages
-    offsets = page_numbers * geometry.page_elems + layout.row_starts
-    for run, first_row in zip(layout.runs, layout.run_first_rows, strict=True):
-        _copy_rows(flat, offsets[first_row : first_row + run.num_rows], rows_of(run).to(dtype))
+    target = _bits(pages)
+    for run, stretches in zip(layout.runs, layout.stretches, strict=True):
+        rows = _bits(rows_of(run).to(dtype))
+        first_row = 0
+        for each in stretches:
+            end = each.start + each.num_rows * run.row_elems
+            stretch = target[run.layer, each.page, each.start : end]
+            stretch.reshape(-1, run.row_elems)[:] = rows[first_row : first_row + each.num_rows]
+            first_row += each.num_rows
         pace()
     return PackedAdapter(layout, pages)
 
@@ -73,17 +77,6 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, *, pinned: bool) -> Tenso
         return torch.zeros(shape, dtype=dtype, pin_memory=True)
     # torch would fill it with a team of threads: see `_bits`.
     return torch.from_numpy(np.zeros(shape, _INTEGERS[dtype.itemsize])).view(dtype)
-
-
-def _copy_rows(flat: Tensor, offsets: np.ndarray, rows: Tensor) -> None:
-    """Copy rows to their offsets, one copy for each stretch without a gap (a page, mostly)."""
-    target, source = _bits(flat), _bits(rows)
-    row_elems = rows.shape[1]
-    breaks = np.flatnonzero(np.diff(offsets) != row_elems) + 1
-    for begin, end in zip([0, *breaks], [*breaks, len(offsets)], strict=True):
-        start = int(offsets[begin])
-        stretch = target[start : start + (end - begin) * row_elems]
-        stretch.reshape(-1, row_elems)[:] = source[begin:end]
 
 
 def _bits(tensor: Tensor) -> np.ndarray:

@@ -79,6 +79,15 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """Rows of one run that lie side by side in a page: which page, from which element, how many."""
+
+    page: int
+    start: int
+    num_rows: int
+
+
+@dataclass(frozen=True)
 class AdapterLayout:
     """Where each rank row of one adapter lies, relative to the pages that it will be given.
 
@@ -86,7 +95,7 @@ class AdapterLayout:
         num_pages: pages that the adapter takes.
         max_rank: largest rank of any layer and module.
         runs: the matrices in the order in which their rows are numbered.
-        run_first_rows: int64 [num_runs]. Number of each run's first row.
+        stretches: for each run, where its rows lie, in order.
         row_layers: int64 [num_rows]. Layer of each row.
         row_pages: int64 [num_rows]. Which of the adapter's pages holds it, from 0.
         row_starts: int64 [num_rows]. First element within that page.
@@ -97,7 +106,7 @@ class AdapterLayout:
     num_pages: int
     max_rank: int
     runs: Sequence[Run]
-    run_first_rows: IntArray
+    stretches: Sequence[Sequence[Stretch]]
     row_layers: IntArray
     row_pages: IntArray
     row_starts: IntArray
@@ -134,9 +143,7 @@ def _lay_out(
     ranks = dict(sorted_ranks)
     shape = geometry.shape
     runs: list[Run] = []
-    pages: list[IntArray] = []
-    starts: list[IntArray] = []
-    first_rows: list[int] = []
+    stretches: list[list[Stretch]] = []
     run_starts = np.zeros((shape.num_layers, NUM_MODULES, 2), dtype=np.int64)
     rank_table = np.zeros((shape.num_layers, NUM_MODULES), dtype=np.int64)
     num_rows = 0
@@ -144,23 +151,22 @@ def _lay_out(
     for layer in range(shape.num_layers):
         room: list[int] = []  # elements that are left in each page
         for run in _runs_of_layer(shape, layer, ranks):
-            run_pages, run_elems = _place_run(geometry.page_elems, run, room)
             runs.append(run)
-            pages.append(run_pages)
-            starts.append(run_elems)
-            first_rows.append(num_rows)
+            stretches.append(_place_run(geometry.page_elems, run, room))
             run_starts[layer, run.module, int(run.is_b)] = num_rows
             rank_table[layer, run.module] = run.num_rows
             num_rows += run.num_rows
         num_pages = max(num_pages, len(room))
-    lengths = [run.num_rows for run in runs]
+    placed = [(run, each) for run, of_run in zip(runs, stretches, strict=True) for each in of_run]
+    lengths = [each.num_rows for _, each in placed]
+    starts = [each.start + np.arange(each.num_rows) * run.row_elems for run, each in placed]
     return AdapterLayout(
         num_pages=num_pages,
         max_rank=max(ranks.values(), default=0),
         runs=runs,
-        run_first_rows=np.array(first_rows, dtype=np.int64),
-        row_layers=np.repeat(np.array([run.layer for run in runs], dtype=np.int64), lengths),
-        row_pages=np.concatenate(pages) if pages else np.zeros(0, dtype=np.int64),
+        stretches=stretches,
+        row_layers=np.repeat(np.array([run.layer for run, _ in placed], dtype=np.int64), lengths),
+        row_pages=np.repeat(np.array([each.page for _, each in placed], dtype=np.int64), lengths),
         row_starts=np.concatenate(starts) if starts else np.zeros(0, dtype=np.int64),
         run_starts=run_starts,
         ranks=rank_table,
@@ -179,10 +185,9 @@ def _runs_of_layer(
     return sorted(runs, key=lambda run: -run.row_elems)
 
 
-def _place_run(page_elems: int, run: Run, room: list[int]) -> tuple[IntArray, IntArray]:
-    """Pages and first elements of a run's rows; what they take is taken from `room`."""
-    pages: list[IntArray] = []
-    starts: list[IntArray] = []
+def _place_run(page_elems: int, run: Run, room: list[int]) -> list[Stretch]:
+    """Where a run's rows go; what they take is taken from `room`, elements left by page."""
+    stretches: list[Stretch] = []
     num_left = run.num_rows
     page = 0
     while num_left > 0:
@@ -190,10 +195,8 @@ def _place_run(page_elems: int, run: Run, room: list[int]) -> tuple[IntArray, In
             room.append(page_elems)
         num_here = min(room[page] // run.row_elems, num_left)
         if num_here > 0:
-            first = page_elems - room[page]
-            pages.append(np.full(num_here, page, dtype=np.int64))
-            starts.append(first + np.arange(num_here, dtype=np.int64) * run.row_elems)
+            stretches.append(Stretch(page, page_elems - room[page], num_here))
             room[page] -= num_here * run.row_elems
             num_left -= num_here
         page += 1
-    return np.concatenate(pages), np.concatenate(starts)
+    return stretches

@@ -89,8 +89,14 @@ def test_each_matrix_has_its_rows_and_no_other(data: st.DataObject, geometry: Pa
                 assert all(lengths[first : first + rank] == length)
                 numbers += range(first, first + rank)
     assert sorted(numbers) == list(range(layout.num_rows))
-    for run, first in zip(layout.runs, layout.run_first_rows, strict=True):
+    first = 0
+    for run, stretches in zip(layout.runs, layout.stretches, strict=True):
         assert layout.run_starts[run.layer, run.module, int(run.is_b)] == first
+        assert sum(each.num_rows for each in stretches) == run.num_rows
+        for each in stretches:
+            assert (layout.row_pages[first : first + each.num_rows] == each.page).all()
+            assert layout.row_starts[first] == each.start
+            first += each.num_rows
 
 
 @given(data=st.data(), geometry=geometries())
