@@ -98,7 +98,8 @@ class Lab:
 
     def _serve(self, name: str, kinds: dict[AdapterKind, int]) -> list[str]:
         directory = self._adapter_dir(name, kinds)
-        return self._command(directory, self.plan.pool_bytes, self.plan.host_bytes)
+        command = self._command(directory, self.plan.pool_bytes, self.plan.host_bytes)
+        return [*command, "--max-running", str(self.plan.max_running)]
 
     def _command(self, adapter_dir: Path, pool_bytes: int, host_bytes: int) -> list[str]:
         command = [*MOTET_SERVE, str(self._model_dir), "--adapter-dir", str(adapter_dir)]

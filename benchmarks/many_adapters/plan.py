@@ -97,6 +97,8 @@ class Plan:
         num_s1: adapters of S1 in the large directory.
         num_s2: those of S2. Traces draw from the first `num_many` of either; cold loads take
             those of S2 that come after.
+        max_running: requests that run at once; the pool has room for as many with an adapter each,
+            so that throughput does not depend on how many fit.
         limit_s: how long any one run of requests may take.
     """
 
@@ -106,6 +108,7 @@ class Plan:
     num_files_per_rank: int
     pool_bytes: int
     host_bytes: int
+    max_running: int
     throughput: TracePlan
     unified: UnifiedPlan
     cold_load: ColdLoadPlan
@@ -129,8 +132,9 @@ FULL = Plan(
     num_s2=3000,
     num_many=2000,
     num_files_per_rank=32,
-    pool_bytes=1024 * MIB,
+    pool_bytes=2048 * MIB,
     host_bytes=1024 * MIB,
+    max_running=32,
     throughput=TracePlan(
         num_requests=64,
         rate_per_s=4.0,
@@ -172,8 +176,9 @@ QUICK = Plan(
     num_s2=3000,
     num_many=2000,
     num_files_per_rank=4,
-    pool_bytes=1024 * MIB,
+    pool_bytes=2048 * MIB,
     host_bytes=1024 * MIB,
+    max_running=32,
     throughput=TracePlan(
         num_requests=16,
         rate_per_s=16.0,

@@ -106,6 +106,22 @@ def test_adapters_answer_differently_from_the_base(
         assert expected != oracle.greedy(None, prompt, NUM_TOKENS), adapter
 
 
+def test_a_prompt_that_begins_alike_comes_from_the_cache_of_its_adapter(server: Server) -> None:
+    system = list(range(1000, 1100))
+
+    def cached_tokens(model: str, tail: int) -> int:
+        body = {"model": model, "prompt": [*system, tail, tail], "max_tokens": 2}
+        answer = client.post("/v1/completions", json=body).json()
+        cached: int = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+        return cached
+
+    with server.client() as client:
+        base = client.get("/v1/models").json()["data"][0]["id"]
+        assert [cached_tokens(base, tail) for tail in (7, 8)] == [0, 96]
+        assert [cached_tokens(ADAPTERS[0], tail) for tail in (7, 8)] == [0, 96]
+        assert cached_tokens(base, 7) == 96
+
+
 def test_chat_with_the_openai_client_gives_the_expected_answers(server: Server) -> None:
     async def ask(client: AsyncOpenAI, adapter: str, prompt: str) -> str:
         answer = await client.chat.completions.create(

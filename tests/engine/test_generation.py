@@ -221,6 +221,28 @@ def test_all_cases_in_one_batch_equal_the_oracle(session: Session, world: World)
     assert tokens == {str(i): case.expected for i, case in enumerate(world.cases)}
 
 
+def test_what_comes_from_the_prefix_cache_equals_the_oracle(session: Session, world: World) -> None:
+    """Each case again, as one that goes on from its prompt and most of its answer."""
+    digests = {name: session.load(path) for name, path in world.adapter_dirs.items()}
+    expected = {}
+    for turn in ("first", "again"):
+        requests = {}
+        for index, case in enumerate(world.cases):
+            num_known = 0 if turn == "first" else len(case.expected) - 2
+            name = f"{turn}-{index}"
+            expected[name] = case.expected[num_known:]
+            requests[name] = AddRequest(
+                name,
+                case.prompt + case.expected[:num_known],
+                SamplingParams(max_tokens=len(expected[name]), temperature=0),
+                digests[case.adapter] if case.adapter else None,
+            )
+        tokens = session.generate(requests)
+        assert tokens == {name: expected[name] for name in requests}
+    if session.ready.num_pages > 14:  # else what was kept may have had to go
+        assert session.stats().num_prefix_hit_tokens > 0
+
+
 def test_sequences_are_preempted_when_pages_run_out_and_answer_as_before(world: World) -> None:
     options = {"model": str(world.model_dir), "device": "cpu"}
     prompt = world.cases[0].prompt

@@ -8,8 +8,10 @@ import torch
 from motet.core.config import EngineConfig
 from motet.core.errors import ConfigError
 from motet.engine.resolve import (
+    resolve_adapter_pages,
     resolve_device,
     resolve_geometry,
+    resolve_host_budget_pages,
     resolve_max_model_len,
     resolve_num_pages,
     resolve_num_threads,
@@ -56,6 +58,21 @@ def test_the_page_holds_the_longest_row() -> None:
     assert resolve_geometry(EngineConfig(page_size=32), TINY).page_size == 32
     with pytest.raises(ConfigError, match="page_size 1 gives"):
         resolve_geometry(EngineConfig(page_size=1), TINY)
+
+
+def test_host_memory_for_adapters_is_as_large_as_asked_or_a_share_of_what_is_free() -> None:
+    assert resolve_host_budget_pages(EngineConfig(host_adapter_bytes=1000), 100, 0) == 10
+    assert resolve_host_budget_pages(EngineConfig(), 1 << 12, 0) > 0
+    with pytest.raises(ConfigError, match="--host-adapter-memory at least 6400"):
+        resolve_host_budget_pages(EngineConfig(host_adapter_bytes=99), 100, 0)
+
+
+def test_a_static_partition_leaves_both_parts_pages() -> None:
+    assert resolve_adapter_pages(EngineConfig(), 10) is None
+    assert resolve_adapter_pages(EngineConfig(static_adapter_pages=9), 10) == 9
+    for num_pages in (0, 10, -1):
+        with pytest.raises(ConfigError, match="give 1 to 9"):
+            resolve_adapter_pages(EngineConfig(static_adapter_pages=num_pages), 10)
 
 
 def test_the_pool_is_as_large_as_asked_or_a_share_of_what_is_free() -> None:

@@ -33,6 +33,7 @@ SMOKE = Plan(
     num_files_per_rank=2,
     pool_bytes=300 * PAGE_BYTES,
     host_bytes=300 * PAGE_BYTES,
+    max_running=8,
     throughput=TRACE,
     unified=UnifiedPlan(
         trace=TRACE,
