@@ -2,15 +2,17 @@
 
 Owns: `cold_load_itl_p99_ratio`.
 
-Streams on the base model decode all the time. Beside them a short request comes at each gap: in the
-one phase always to an adapter that was never used (disk, host, device), in the other to one that is
-on the device. The phases take turns and differ in the loading alone.
+Streams on the base model decode all the time. Beside them a short request comes at each gap: in
+the one phase always to an adapter that was never used (disk, host, device), in the other to one of
+a few of the same ranks that are on the device. The phases take turns and differ in the loading
+alone.
 """
 
 import asyncio
 import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from benchmarks.many_adapters.figures import PartReport, p99, spread
@@ -29,14 +31,16 @@ def measure_cold_load(lab: Lab) -> PartReport:
     server = lab.many()
     rng = random.Random(16)
     cold = iter(range(lab.plan.num_many, lab.plan.num_s2))
-    resident = S2.adapter_name(next(cold))
+    first_ones = [S2.adapter_name(next(cold)) for _ in S2.ranks]  # one of each rank
+    resident = cycle(first_ones)
     names: dict[str, Callable[[], str]] = {
-        "resident": lambda: resident,
+        "resident": lambda: next(resident),
         "cold": lambda: _next_cold(cold),
     }
     itl_s: dict[str, list[list[float]]] = {phase: [] for phase in _PHASES}
     counters: dict[str, list[dict[str, Any]]] = {phase: [] for phase in _PHASES}
-    asyncio.run(_once(server, lab.completion(rng, resident, _NUM_PROMPT_TOKENS, 1)))
+    for name in first_ones:
+        asyncio.run(_once(server, lab.completion(rng, name, _NUM_PROMPT_TOKENS, 1)))
     for repeat in range(lab.plan.cold_load.num_repeats):
         for phase in _PHASES if repeat % 2 == 0 else _PHASES[::-1]:
             gaps_s, done = _run_phase(lab, server, rng, names[phase])

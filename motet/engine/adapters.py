@@ -28,6 +28,7 @@ from motet.engine.loader import (
     FetchFailed,
     ReadDone,
     ReadFailed,
+    Took,
 )
 from motet.engine.store import AdapterStore
 from motet.memory.eviction import Kind, PageCosts
@@ -74,7 +75,7 @@ class EngineAdapters:
         self._host = memory.host
         self._costs = costs
         self._send = send
-        self._read_s: dict[str, float] = {}  # of adapters that have not been copied since
+        self._read_work_s: dict[str, float] = {}  # of adapters that were not copied since
         self.counts = LoaderCounts()
 
     def is_referenced(self, digest: str) -> bool:
@@ -115,17 +116,17 @@ class EngineAdapters:
                 case ReadFailed(operation_id=operation_id, error=error):
                     self.counts.num_read_failures += 1
                     self._send(AdapterRefused(operation_id, error.code, error.message))
-                case FetchDone(digest=digest, packed=packed, seconds=seconds):
-                    self._count_read(digest, seconds)
+                case FetchDone(digest=digest, packed=packed, took=took):
+                    self._count_read(digest, took)
                     self._host.finish_read(digest, packed)
                 case FetchFailed(digest=digest, message=message):
                     self.counts.num_read_failures += 1
                     self._host.fail_read(digest)
                     self._give_up(digest, f"its files cannot be used: {message}")
-                case CopyDone(digest=digest, num_pages=num_pages, seconds=seconds):
-                    self.counts.load_s += seconds
-                    seconds += self._read_s.pop(digest, 0.0)
-                    self._costs.observe(Kind.ADAPTER, seconds, num_pages)
+                case CopyDone(digest=digest, num_pages=num_pages, took=took):
+                    self.counts.load_s += took.seconds
+                    work_s = took.work_s + self._read_work_s.pop(digest, 0.0)
+                    self._costs.observe(Kind.ADAPTER, work_s, num_pages)
                     self._host.let_go(digest)
                     self._residency.finish_load(digest)
                 case CopyFailed(digest=digest, message=message):
@@ -143,7 +144,7 @@ class EngineAdapters:
             self._prefixes.forget(digest)
             self._residency.forget(digest)
             self._host.drop(digest)
-            self._read_s.pop(digest, None)
+            self._read_work_s.pop(digest, None)
             self._store.drop(digest)
 
     def share_cores(self, *, is_stepping: bool) -> None:
@@ -158,16 +159,16 @@ class EngineAdapters:
         digest, layout = event.info.digest, event.packed.layout
         self._store.refer(event.info, event.path)
         self._residency.register(digest, num_pages=layout.num_pages, num_rows=layout.num_rows)
-        self._count_read(digest, event.seconds)
+        self._count_read(digest, event.took)
         # Its request comes next, and those that wait already come before it.
         needed_sooner = self._scheduler.waiting_adapters()
         self._host.offer(digest, layout.num_pages, event.packed, needed_sooner)
         self._send(AdapterLoaded(event.operation_id, event.info))
 
-    def _count_read(self, digest: str, seconds: float) -> None:
+    def _count_read(self, digest: str, took: Took) -> None:
         self.counts.num_reads += 1
-        self.counts.read_s += seconds
-        self._read_s[digest] = seconds
+        self.counts.read_s += took.seconds
+        self._read_work_s[digest] = took.work_s
 
     def _pin(self, operation_id: str, digest: str) -> None:
         if not self._store.is_referenced(digest):

@@ -17,11 +17,23 @@ from torch import Tensor
 from motet.adapters.peft_lora import load_adapter
 from motet.core.errors import AdapterError
 from motet.core.messages import AdapterInfo
-from motet.core.pacing import Pace, at_once
-from motet.engine.pace import LoadPace
+from motet.engine.pace import LoadPace, OneLoad
 from motet.memory.device_pool import DevicePool, PackedAdapter, pack_adapter
 from motet.memory.geometry import Run
 from motet.memory.residency import Placement
+
+
+@dataclass(frozen=True)
+class Took:
+    """How long a load took.
+
+    Attributes:
+        seconds: from its beginning to its end.
+        work_s: of these, what was not left to the step.
+    """
+
+    seconds: float
+    work_s: float
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class ReadDone:
     path: str
     packed: PackedAdapter
     info: AdapterInfo
-    seconds: float
+    took: Took
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class FetchDone:
 
     digest: str
     packed: PackedAdapter
-    seconds: float
+    took: Took
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ class CopyDone:
 
     digest: str
     num_pages: int
-    seconds: float
+    took: Took
 
 
 @dataclass(frozen=True)
@@ -109,7 +121,7 @@ class AdapterLoader:
         self._readers = ThreadPoolExecutor(num_threads, "adapter-reader")
         self._copier = ThreadPoolExecutor(1, "adapter-copier")
         is_cuda = pool.data.device.type == "cuda"
-        self.pace = LoadPace()
+        self.pace = LoadPace(gives_way=not is_cuda)
         self._stream = torch.Stream(pool.data.device) if is_cuda else None
 
     def read(self, operation_id: str, path: str) -> None:
@@ -141,18 +153,17 @@ class AdapterLoader:
         for threads in (self._readers, self._copier):
             threads.shutdown(wait=True, cancel_futures=True)
 
-    def _start(self, threads: ThreadPoolExecutor, task: Callable[[Pace], LoaderEvent]) -> None:
+    def _start(self, threads: ThreadPoolExecutor, task: Callable[[OneLoad], LoaderEvent]) -> None:
         self.pace.add()
         threads.submit(self._run, task)
 
-    def _run(self, task: Callable[[Pace], LoaderEvent]) -> None:
-        # A GPU's step leaves the cores to others.
-        event = task(self.pace.begin() if self._stream is None else at_once)
+    def _run(self, task: Callable[[OneLoad], LoaderEvent]) -> None:
+        event = task(self.pace.begin())
         self.pace.remove()
         self._events.put(event)
         self._wake()
 
-    def _read(self, operation_id: str, path: str, pace: Pace) -> LoaderEvent:
+    def _read(self, operation_id: str, path: str, pace: OneLoad) -> LoaderEvent:
         started_s = time.monotonic()
         try:
             packed, info = self._packed(path, pace)
@@ -162,9 +173,9 @@ class AdapterLoader:
         except Exception as error:  # a thread has no caller: whatever happens must be answered
             reason = f"the adapter could not be read: {type(error).__name__}: {error}"
             return ReadFailed(operation_id, AdapterError(reason))
-        return ReadDone(operation_id, path, packed, info, time.monotonic() - started_s)
+        return ReadDone(operation_id, path, packed, info, _took(started_s, pace))
 
-    def _fetch(self, digest: str, paths: Sequence[str], pace: Pace) -> LoaderEvent:
+    def _fetch(self, digest: str, paths: Sequence[str], pace: OneLoad) -> LoaderEvent:
         started_s = time.monotonic()
         reasons = []
         for path in paths:
@@ -176,11 +187,11 @@ class AdapterLoader:
                 reasons.append(f"{path}: {type(error).__name__}: {error}")
             else:
                 if info.digest == digest:
-                    return FetchDone(digest, packed, time.monotonic() - started_s)
+                    return FetchDone(digest, packed, _took(started_s, pace))
                 reasons.append(f"{path}: its files have changed since it was loaded")
         return FetchFailed(digest, "; ".join(reasons))
 
-    def _packed(self, path: str, pace: Pace) -> tuple[PackedAdapter, AdapterInfo]:
+    def _packed(self, path: str, pace: OneLoad) -> tuple[PackedAdapter, AdapterInfo]:
         """Read, check and pack. Raises AdapterError."""
         geometry = self._pool.geometry
         adapter = load_adapter(Path(path), geometry.shape, pace=pace)
@@ -222,7 +233,7 @@ class AdapterLoader:
                 code="adapter_too_large",
             )
 
-    def _copy(self, placement: Placement, packed: PackedAdapter, pace: Pace) -> LoaderEvent:
+    def _copy(self, placement: Placement, packed: PackedAdapter, pace: OneLoad) -> LoaderEvent:
         started_s = time.monotonic()
         try:
             if self._stream is None:
@@ -233,4 +244,9 @@ class AdapterLoader:
                 self._stream.synchronize()
         except Exception as error:  # as above
             return CopyFailed(placement.digest, f"{type(error).__name__}: {error}")
-        return CopyDone(placement.digest, len(placement.pages), time.monotonic() - started_s)
+        return CopyDone(placement.digest, len(placement.pages), _took(started_s, pace))
+
+
+def _took(started_s: float, pace: OneLoad) -> Took:
+    seconds = time.monotonic() - started_s
+    return Took(seconds, seconds - pace.rested_s)

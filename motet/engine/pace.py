@@ -12,7 +12,6 @@ get, and more than in proportion: then requests wait for them, each for all befo
 
 import threading
 import time
-from collections.abc import Callable
 
 # Share of one core for a single pending load. It delays a step by about twice that.
 _SHARE_OF_ONE_LOAD = 0.03
@@ -25,11 +24,15 @@ _MAX_NAP_S = 0.05
 class LoadPace:
     """Keeps a count of pending loads; each takes the pace from `begin` with it.
 
+    Args:
+        gives_way: whether the step needs the cores; a GPU's leaves them to others.
+
     Attributes:
         is_stepping: whether the engine is at work; while it is not, loads go at full speed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, gives_way: bool = True) -> None:
+        self._gives_way = gives_way
         self._lock = threading.Lock()
         self._num_pending = 0
         self.is_stepping = False
@@ -44,23 +47,39 @@ class LoadPace:
         with self._lock:
             self._num_pending -= 1
 
-    def begin(self) -> Callable[[], None]:
-        """The pace of one load, to be called from the thread that works on it, now and then."""
-        rested_s = time.thread_time()  # processor time of this thread when it last had a rest
+    def begin(self) -> "OneLoad":
+        """The pace of one load."""
+        return OneLoad(self)
 
-        def pace() -> None:
-            nonlocal rested_s
-            worked_s = time.thread_time() - rested_s
-            if worked_s < _STINT_S:
-                return
-            while self.is_stepping:
-                share = min(1.0, _SHARE_OF_ONE_LOAD * self._num_pending**2)
-                owed_s = worked_s * (1.0 / share - 1.0)
-                if owed_s <= 0.0:
-                    break
-                nap_s = min(owed_s, _MAX_NAP_S)
-                time.sleep(nap_s)
-                worked_s -= nap_s * share / (1.0 - share)
-            rested_s = time.thread_time()
+    def share(self) -> float:
+        """What each load may take of a core now, above 0 to 1."""
+        if not (self._gives_way and self.is_stepping):
+            return 1.0
+        return min(1.0, _SHARE_OF_ONE_LOAD * self._num_pending**2)
 
-        return pace
+
+class OneLoad:
+    """A pace, to be called now and then from the thread that works on the load.
+
+    Attributes:
+        rested_s: time that was left to the step so far.
+    """
+
+    def __init__(self, loads: LoadPace) -> None:
+        self._loads = loads
+        self._worked_until_s = time.thread_time()  # processor time at the end of the last rest
+        self.rested_s = 0.0
+
+    def __call__(self) -> None:
+        worked_s = time.thread_time() - self._worked_until_s
+        if worked_s < _STINT_S:
+            return
+        while (share := self._loads.share()) < 1.0:
+            owed_s = worked_s * (1.0 / share - 1.0)
+            if owed_s <= 0.0:
+                break
+            nap_s = min(owed_s, _MAX_NAP_S)
+            time.sleep(nap_s)
+            self.rested_s += nap_s
+            worked_s -= nap_s * share / (1.0 - share)
+        self._worked_until_s = time.thread_time()

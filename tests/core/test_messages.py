@@ -65,7 +65,7 @@ def test_to_the_engine_and_back(message: msgspec.Struct) -> None:
 def test_from_the_engine_and_back(message: msgspec.Struct) -> None:
     decoded = decode_from_engine(encode(message))
     assert type(decoded) is type(message)
-    assert decoded == message
+    assert encode(decoded) == encode(message)  # NaN equals nothing, itself included
 
 
 def example(kind: type) -> msgspec.Struct:
