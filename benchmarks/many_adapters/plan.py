@@ -171,14 +171,9 @@ FULL = Plan(
     ),
 )
 
-QUICK = Plan(
-    num_s1=7000,
-    num_s2=3000,
-    num_many=2000,
+QUICK = replace(
+    FULL,
     num_files_per_rank=4,
-    pool_bytes=2048 * MIB,
-    host_bytes=1024 * MIB,
-    max_running=32,
     throughput=TracePlan(
         num_requests=16,
         rate_per_s=16.0,
@@ -186,7 +181,8 @@ QUICK = Plan(
         output_tokens=(8, 48),
         num_repeats=1,
     ),
-    unified=UnifiedPlan(
+    unified=replace(
+        FULL.unified,
         trace=TracePlan(
             num_requests=16,
             rate_per_s=32.0,
@@ -194,24 +190,14 @@ QUICK = Plan(
             output_tokens=(8, 32),
             num_repeats=1,
         ),
-        num_adapters=200,
-        pool_bytes=192 * MIB,
-        host_bytes=512 * MIB,
         split_shares=(0.5,),
     ),
     cold_load=ColdLoadPlan(num_streams=16, num_output_tokens=40, gap_s=0.5, num_repeats=1),
-    cached_ttft=CachedTtftPlan(
-        num_system_tokens=512, num_tail_tokens=16, num_later=2, num_prompts=2, min_cached_tokens=496
-    ),
-    leaks=LeaksPlan(
+    cached_ttft=replace(FULL.cached_ttft, num_later=2, num_prompts=2),
+    leaks=replace(
+        FULL.leaks,
         num_cycles=200,
         num_requests=200,
-        num_adapters=64,
-        num_tiny_adapters=8,
-        prompt_tokens=(4, 40),
-        num_at_once=16,
-        pool_bytes=96 * MIB,
-        host_bytes=64 * MIB,
         warm_up_share=0.5,  # so few requests take so long to fill the pool
     ),
 )
