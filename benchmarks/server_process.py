@@ -80,6 +80,10 @@ class ServerProcess:
         """Load an adapter from below the server's adapter roots. Raises RuntimeError if refused."""
         self.post("/v1/load_lora_adapter", lora_name=name, lora_path=str(directory)).read()
 
+    def pin_adapter(self, name: str) -> None:
+        """Bring an adapter to the device, to stay. Raises RuntimeError if it is refused."""
+        self.post(f"/admin/v1/adapters/{name}:pin").read()
+
     def unload_adapter(self, name: str) -> None:
         """Have the server forget an adapter's name. Raises RuntimeError if it has none such."""
         self.post("/v1/unload_lora_adapter", lora_name=name).read()

@@ -40,6 +40,7 @@ def measure_cold_load(lab: Lab) -> PartReport:
     itl_s: dict[str, list[list[float]]] = {phase: [] for phase in _PHASES}
     counters: dict[str, list[dict[str, Any]]] = {phase: [] for phase in _PHASES}
     for name in first_ones:
+        server.pin_adapter(name)
         asyncio.run(_once(server, lab.completion(rng, name, _NUM_PROMPT_TOKENS, 1)))
     for repeat in range(lab.plan.cold_load.num_repeats):
         for phase in _PHASES if repeat % 2 == 0 else _PHASES[::-1]:
