@@ -229,6 +229,7 @@ class Scheduler:
 
     def _admit(self, chunks: list[ScheduledChunk], budget: int) -> None:
         """Admit waiting sequences in order of arrival, and bring in what the others wait for."""
+        wanted = self._wanted()
         ahead: set[str] = set()  # adapters of this and earlier waiting sequences: they stay
         num_passed = 0  # sequences that stay in the queue for now
         num_kv_pages = len(self._running)  # what these, and the growth of the others, will take
@@ -237,7 +238,7 @@ class Scheduler:
                 ahead.add(seq.digest)
             may_run = budget > 0 and len(self._running) < self._max_running
             if may_run and self._is_ready(seq):
-                if not self._start(seq, ahead):
+                if not self._start(seq, ahead, wanted):
                     return
                 num_new = min(budget, seq.num_uncomputed_tokens)
                 chunks.append(ScheduledChunk(seq, num_new))
@@ -252,7 +253,7 @@ class Scheduler:
                 # The first in line leaves nothing for others: they are behind it.
                 num_left = num_kv_pages if num_passed else 0
                 if not self._lookahead.bring_in(
-                    seq.digest, num_left, ahead, self._wanted(), may_copy=comes_next
+                    seq.digest, num_left, ahead, wanted, may_copy=comes_next
                 ):
                     return
             num_passed += 1
@@ -260,11 +261,11 @@ class Scheduler:
     def _is_ready(self, seq: Sequence) -> bool:
         return seq.digest is None or self._residency.is_resident(seq.digest)
 
-    def _start(self, seq: Sequence, ahead: set[str]) -> bool:
+    def _start(self, seq: Sequence, ahead: set[str], wanted: list[str]) -> bool:
         """Give a waiting sequence its pages and have it run. False if there is no room."""
         # One that was preempted returns when the others have room to grow again.
         num_spare = len(self._running) if seq.num_preemptions else 0
-        if not self.pages.start(seq, num_spare, ahead, self._wanted()):
+        if not self.pages.start(seq, num_spare, ahead, wanted):
             return False
         if seq.digest is not None:
             self._residency.acquire(seq.digest)
