@@ -3,7 +3,7 @@
 Owns: nothing but the choice. The kernels are in `lora_cpu.py` and `attention_cpu.py`.
 """
 
-from motet.kernels import attention_cpu, lora_cpu
+from motet.kernels import attention_cpu, fused_reference, lora_cpu
 
 
 class CpuKernels:
@@ -11,5 +11,7 @@ class CpuKernels:
 
     shrink = staticmethod(lora_cpu.shrink)
     expand = staticmethod(lora_cpu.expand)
-    write_kv = staticmethod(attention_cpu.write_kv)
+    add_rms_norm = staticmethod(fused_reference.add_rms_norm)
+    rotate_and_write_kv = staticmethod(fused_reference.rotate_and_write_kv)
+    silu_mul = staticmethod(fused_reference.silu_mul)
     paged_attention = staticmethod(attention_cpu.paged_attention)

@@ -1,9 +1,10 @@
 """The torch references, as one object that a step can be given.
 
-Owns: nothing but the choice. The kernels are in `lora_reference.py` and `attention_reference.py`.
+Owns: nothing but the choice. The kernels are in `lora_reference.py`, `fused_reference.py` and
+`attention_reference.py`.
 """
 
-from motet.kernels import attention_reference, lora_reference
+from motet.kernels import attention_reference, fused_reference, lora_reference
 
 
 class ReferenceKernels:
@@ -11,5 +12,7 @@ class ReferenceKernels:
 
     shrink = staticmethod(lora_reference.shrink)
     expand = staticmethod(lora_reference.expand)
-    write_kv = staticmethod(attention_reference.write_kv)
+    add_rms_norm = staticmethod(fused_reference.add_rms_norm)
+    rotate_and_write_kv = staticmethod(fused_reference.rotate_and_write_kv)
+    silu_mul = staticmethod(fused_reference.silu_mul)
     paged_attention = staticmethod(attention_reference.paged_attention)

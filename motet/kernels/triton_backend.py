@@ -3,7 +3,7 @@
 Owns: nothing but the choice. The kernels are in `lora_triton.py` and `attention_triton.py`.
 """
 
-from motet.kernels import attention_triton, lora_triton
+from motet.kernels import attention_triton, fused_reference, lora_triton
 
 
 class TritonKernels:
@@ -11,5 +11,7 @@ class TritonKernels:
 
     shrink = staticmethod(lora_triton.shrink)
     expand = staticmethod(lora_triton.expand)
-    write_kv = staticmethod(attention_triton.write_kv)
+    add_rms_norm = staticmethod(fused_reference.add_rms_norm)
+    rotate_and_write_kv = staticmethod(fused_reference.rotate_and_write_kv)
+    silu_mul = staticmethod(fused_reference.silu_mul)
     paged_attention = staticmethod(attention_triton.paged_attention)

@@ -104,8 +104,57 @@ class AttentionBatch:
         return self.context_lens.shape[0]
 
 
+@dataclass(frozen=True, slots=True)
+class HeadTransform:
+    """What the heads of q and k go through in one layer before they meet.
+
+    Attributes:
+        norm: RMSNorm weights, [num_heads + num_kv_heads, head_dim], a row for each head of q and
+            then of k; None where they are not normed.
+        eps: of that norm.
+        rotary: [max_positions, 2, head_dim // 2], cosines and sines of each position, in the
+            model's dtype; None where they are not rotated.
+    """
+
+    norm: Tensor | None
+    eps: float
+    rotary: Tensor | None
+
+
 class Kernels(Protocol):
     """What a step needs from its device. Implementations: reference, CPU, Triton."""
+
+    def add_rms_norm(
+        self, residual: Tensor, delta: Tensor | None, weight: Tensor, eps: float
+    ) -> Tensor:
+        """residual += delta, in place; returns residual / sqrt(mean(residual^2) + eps) * weight.
+
+        residual and delta are [num_tokens, size]; a delta of None adds nothing. In half precision
+        the sum, and the normed row before it meets the weight, are rounded, as in transformers.
+        """
+        ...
+
+    def rotate_and_write_kv(
+        self,
+        qkv: Tensor,
+        transform: HeadTransform,
+        positions: Tensor,
+        pool: Tensor,
+        layer: int,
+        kv_slots: Tensor,
+        page_size: int,
+        num_kv_heads: int,
+    ) -> None:
+        """Norm and rotate the heads of q and k in place; store k and v at token slots of the pool.
+
+        qkv is [num_tokens, num_heads + 2 * num_kv_heads, head_dim], contiguous; positions and
+        kv_slots (`page_id * page_size + position within the page`) are int64 [num_tokens].
+        """
+        ...
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        """silu(gate) * up of [num_tokens, 2 * size], gate before up: [num_tokens, size]."""
+        ...
 
     def shrink(
         self,
@@ -137,15 +186,6 @@ class Kernels(Protocol):
 
         y is [num_tokens, total_out_features] in the pool's dtype; the sum is taken in float32.
         Rows of y without a pair are not written.
-        """
-        ...
-
-    def write_kv(
-        self, k: Tensor, v: Tensor, pool: Tensor, layer: int, kv_slots: Tensor, page_size: int
-    ) -> None:
-        """Store k and v, [num_tokens, num_kv_heads, head_dim], at token slots of the pool.
-
-        kv_slots: int64 [num_tokens], `page_id * page_size + position within the page`.
         """
         ...
 

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from motet.core.shape import GATE_UP, QKV, Module
+from motet.kernels.types import HeadTransform
 from motet.models.config import DecoderConfig
 from motet.models.context import ForwardContext
-from motet.models.layers import Linear, LoraLinear, RmsNorm
-from motet.models.rope import RopeTable, Rotation, rotate
+from motet.models.layers import Linear, LoraLinear
+from motet.models.rope import rotary_table
 from motet.models.weights import DecoderWeights, LayerWeights
 
 
@@ -31,9 +32,10 @@ class Decoder:
     def __init__(self, config: DecoderConfig, weights: DecoderWeights) -> None:
         self.config = config
         self._embedding = weights.embedding
-        self._rope = RopeTable(config, weights.embedding.device, weights.embedding.dtype)
-        self._layers = [_Layer(config, i, layer) for i, layer in enumerate(weights.layers)]
-        self._final_norm = RmsNorm(weights.final_norm, config.rms_norm_eps)
+        rotary = rotary_table(config, weights.embedding.device, weights.embedding.dtype)
+        self._layers = [_Layer(config, i, layer, rotary) for i, layer in enumerate(weights.layers)]
+        self._final_norm = weights.final_norm
+        self._eps = config.rms_norm_eps
         head = weights.embedding if weights.lm_head is None else weights.lm_head
         self._lm_head = Linear(head, None)
 
@@ -56,29 +58,48 @@ class Decoder:
         Returns:
             float32 [num_rows, vocab_size].
         """
-        hidden = F.embedding(token_ids, self._embedding)
-        rotation = self._rope.at(ctx.positions)
+        residual = F.embedding(token_ids, self._embedding)
+        delta = None
         for layer in self._layers:
-            layer.forward(hidden, rotation, ctx)
-        wanted = self._final_norm(hidden.index_select(0, logits_rows))
+            delta = layer.forward(residual, delta, ctx)
+        assert delta is not None, "a decoder has at least one layer"
+        residual, delta = (each.index_select(0, logits_rows) for each in (residual, delta))
+        wanted = ctx.kernels.add_rms_norm(residual, delta, self._final_norm, self._eps)
         return self._lm_head(wanted).float()
 
 
 class _Layer:
-    def __init__(self, config: DecoderConfig, layer: int, weights: LayerWeights) -> None:
-        self._attention_norm = RmsNorm(weights.attention_norm, config.rms_norm_eps)
-        self._attention = _Attention(config, layer, weights)
-        self._mlp_norm = RmsNorm(weights.mlp_norm, config.rms_norm_eps)
+    def __init__(
+        self, config: DecoderConfig, layer: int, weights: LayerWeights, rotary: Tensor
+    ) -> None:
+        self._eps = config.rms_norm_eps
+        self._attention_norm = weights.attention_norm
+        self._attention = _Attention(config, layer, weights, rotary)
+        self._mlp_norm = weights.mlp_norm
         self._mlp = _Mlp(config, layer, weights)
 
-    def forward(self, hidden: Tensor, rotation: Rotation, ctx: ForwardContext) -> None:
-        """Add this layer's two terms to the residual stream [num_tokens, hidden_size], in place."""
-        hidden.add_(self._attention.forward(self._attention_norm(hidden), rotation, ctx))
-        hidden.add_(self._mlp.forward(self._mlp_norm(hidden), ctx))
+    def forward(self, residual: Tensor, delta: Tensor | None, ctx: ForwardContext) -> Tensor:
+        """One layer over the residual stream [num_tokens, hidden_size], which changes in place.
+
+        Args:
+            residual: the stream without the last term of the layer before.
+            delta: that term, None in the first layer. A norm is cheaper if it adds it by the way.
+            ctx: the batch.
+
+        Returns:
+            The last term of this layer.
+        """
+        kernels, eps = ctx.kernels, self._eps
+        x = kernels.add_rms_norm(residual, delta, self._attention_norm, eps)
+        delta = self._attention.forward(x, ctx)
+        x = kernels.add_rms_norm(residual, delta, self._mlp_norm, eps)
+        return self._mlp.forward(x, ctx)
 
 
 class _Attention:
-    def __init__(self, config: DecoderConfig, layer: int, weights: LayerWeights) -> None:
+    def __init__(
+        self, config: DecoderConfig, layer: int, weights: LayerWeights, rotary: Tensor
+    ) -> None:
         shape = config.shape
         self._layer = layer
         self._num_heads = shape.num_heads
@@ -86,24 +107,29 @@ class _Attention:
         self._head_dim = shape.head_dim
         self._scale = shape.head_dim**-0.5
         self._sliding_window = config.sliding_windows[layer]
-        self._rotates = config.rope_layers[layer]
-        self._qk_norm = _make_qk_norm(config, weights)
+        self._transform = HeadTransform(
+            norm=_head_norm(config, weights),
+            eps=config.rms_norm_eps,
+            rotary=rotary if config.rope_layers[layer] else None,
+        )
         self._qkv = LoraLinear(Linear(weights.qkv, weights.qkv_bias), QKV, shape, layer)
         self._o = LoraLinear(Linear(weights.o, weights.o_bias), (Module.O,), shape, layer)
 
-    def forward(self, x: Tensor, rotation: Rotation, ctx: ForwardContext) -> Tensor:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         num_tokens = x.shape[0]
         qkv = self._qkv(x, ctx).view(num_tokens, -1, self._head_dim)
-        # q and k lie side by side, so one norm and one rotation serve both.
-        qk, v = torch.split(qkv, [self._num_heads + self._num_kv_heads, self._num_kv_heads], dim=1)
-        if self._qk_norm is not None:
-            qk = self._qk_norm(qk)
-        if self._rotates:
-            qk = rotate(qk, rotation)
-        q, k = torch.split(qk, [self._num_heads, self._num_kv_heads], dim=1)
-        ctx.kernels.write_kv(k, v, ctx.pool, self._layer, ctx.kv_slots, ctx.attention.page_size)
+        ctx.kernels.rotate_and_write_kv(
+            qkv,
+            self._transform,
+            ctx.positions,
+            ctx.pool,
+            self._layer,
+            ctx.kv_slots,
+            ctx.attention.page_size,
+            self._num_kv_heads,
+        )
         heads = ctx.kernels.paged_attention(
-            q,
+            qkv[:, : self._num_heads],
             ctx.pool,
             self._layer,
             ctx.attention,
@@ -114,13 +140,13 @@ class _Attention:
         return self._o(heads.view(num_tokens, -1), ctx)
 
 
-def _make_qk_norm(config: DecoderConfig, weights: LayerWeights) -> RmsNorm | None:
-    """One norm for q and k together: its weight has a row for each head of either."""
+def _head_norm(config: DecoderConfig, weights: LayerWeights) -> Tensor | None:
+    """A row for each head of q and of k: one norm serves both."""
     if weights.q_norm is None or weights.k_norm is None:
         return None
     q_rows = weights.q_norm.expand(config.shape.num_heads, -1)
     k_rows = weights.k_norm.expand(config.shape.num_kv_heads, -1)
-    return RmsNorm(torch.cat((q_rows, k_rows)), config.rms_norm_eps)
+    return torch.cat((q_rows, k_rows))
 
 
 class _Mlp:
@@ -132,5 +158,4 @@ class _Mlp:
         self._down = LoraLinear(down, (Module.DOWN,), shape, layer)
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
-        gate, up = self._gate_up(x, ctx).chunk(2, dim=-1)
-        return self._down(F.silu(gate).mul_(up), ctx)
+        return self._down(ctx.kernels.silu_mul(self._gate_up(x, ctx)), ctx)

@@ -1,4 +1,4 @@
-"""The parts of a decoder layer: linear projections, with and without adapters, and RMSNorm.
+"""The linear projections of a decoder layer, with and without adapters.
 
 Owns: where shrink and expand go around a projection.
 Does not know: how the parts make a layer (`decoder.py`).
@@ -70,22 +70,3 @@ def _side_by_side(modules: Sequence[Module], shape: ModelShape) -> tuple[Project
         projections.append(Projection(int(module), out_start, out_features))
         out_start += out_features
     return tuple(projections)
-
-
-@dataclass(frozen=True, slots=True)
-class RmsNorm:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension (arXiv 1910.07467).
-
-    The normed x is rounded to its own dtype before it meets the weight, as in transformers: in
-    half precision a fused product would round otherwise.
-
-    Attributes:
-        weight: [..., size], broadcast over the leading dimensions of x [..., size].
-        eps: added to the mean square.
-    """
-
-    weight: Tensor
-    eps: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], eps=self.eps).mul_(self.weight)

@@ -1,10 +1,9 @@
 """The rotary position embedding (Su et al., arXiv 2104.09864), in the half-split layout.
 
-Owns: the table of cosines and sines, and the rotation.
-Does not know: which layers rotate. The scaled frequency types are transformers' own functions.
+Owns: the table of cosines and sines.
+Does not know: which layers rotate, nor how (the kernels do). The scaled frequency types
+are transformers' own functions.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,45 +11,20 @@ from torch import Tensor
 from motet.models.config import DecoderConfig
 
 
-@dataclass(frozen=True, slots=True)
-class Rotation:
-    """The rotation of each token of a batch: `cos` and `sin`, each [num_tokens, 1, head_dim].
-
-    The first half of `sin` is negated, so that `rotate` needs no negation of its own.
-    """
-
-    cos: Tensor
-    sin: Tensor
-
-
-class RopeTable:
+def rotary_table(config: DecoderConfig, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Cosines and sines of every position that the model was made for.
 
     Computed in float32 on the CPU, and rounded once to the model's dtype, so that every device
     gets the numbers that transformers computes.
+
+    Returns:
+        [max_position_embeddings, 2, head_dim // 2]; the two halves of a head rotate together.
     """
-
-    def __init__(self, config: DecoderConfig, device: torch.device, dtype: torch.dtype) -> None:
-        inverse_frequencies, factor = _inverse_frequencies(config)
-        positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
-        angles = positions[:, None] * inverse_frequencies
-        cos, sin = angles.cos() * factor, angles.sin() * factor
-        table = torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)))
-        self._table = table.unsqueeze(2).to(device=device, dtype=dtype)
-
-    def at(self, positions: Tensor) -> Rotation:
-        """The rotation for int64 [num_tokens] positions, each below max_position_embeddings."""
-        cos, sin = self._table.index_select(1, positions)
-        return Rotation(cos, sin)
-
-
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate [num_tokens, num_heads, head_dim] by each token's position; contiguous.
-
-    Dimension i pairs with dimension i + head_dim / 2:
-    out[i] = x[i] cos - x[i + half] sin and out[i + half] = x[i + half] cos + x[i] sin.
-    """
-    return torch.addcmul(x * rotation.cos, x.roll(x.shape[-1] // 2, -1), rotation.sin)
+    inverse_frequencies, factor = _inverse_frequencies(config)
+    positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
+    angles = positions[:, None] * inverse_frequencies
+    table = torch.stack((angles.cos() * factor, angles.sin() * factor), dim=1)
+    return table.to(device=device, dtype=dtype)
 
 
 def _inverse_frequencies(config: DecoderConfig) -> tuple[Tensor, float]:
