@@ -1,4 +1,4 @@
-"""KV write and paged attention in Triton.
+"""Paged attention in Triton.
 
 Owns: the choice of kernel, split count and tile sizes from shapes that the host knows.
 Does not know: who fills the page table.
@@ -13,7 +13,7 @@ import triton
 from torch import Tensor
 
 from motet.kernels import attention_triton_kernels as kernels
-from motet.kernels.attention_checks import check_paged_attention, check_write_kv
+from motet.kernels.attention_checks import check_paged_attention
 from motet.kernels.types import AttentionBatch
 
 LOG2_E = 1.4426950408889634
@@ -22,39 +22,6 @@ MIN_KEYS_PER_SPLIT = 128  # a shorter split costs more to combine than it saves
 MAX_SPLITS = 64
 PROGRAMS_PER_SM = 2  # in decode, enough to keep the memory busy
 MAX_BLOCK_ROWS = 128
-
-
-def write_kv(
-    k: Tensor, v: Tensor, pool: Tensor, layer: int, kv_slots: Tensor, page_size: int
-) -> None:
-    """Store the new tokens' keys and values in their pages.
-
-    KV[layer, slot // page_size, 0 or 1, slot % page_size] = k[t] or v[t]  with slot = kv_slots[t]
-
-    Args:
-        k, v: [num_tokens, num_kv_heads, head_dim], the pool's dtype. Tokens may be any stride
-            apart, as in a merged qkv tensor; else they are copied once.
-        pool: [num_layers, num_pages, page_elems], contiguous, of which the named slots change.
-        kv_slots: int64 [num_tokens]. Where two are equal, either token's KV may stay.
-        page_size: KV tokens in a page.
-    """
-    num_tokens, num_kv_heads, head_dim = k.shape
-    token_elems = num_kv_heads * head_dim
-    check_write_kv(k, v, pool, kv_slots, page_size)
-    if num_tokens == 0:
-        return
-    k, v = _adjacent_heads(k), _adjacent_heads(v)
-    kernels.write_kv_kernel[(num_tokens,)](
-        k,
-        v,
-        pool[layer],
-        kv_slots,
-        k.stride(0),
-        v.stride(0),
-        token_elems=token_elems,
-        page_size=page_size,
-        block=triton.next_power_of_2(token_elems),
-    )
 
 
 def paged_attention(

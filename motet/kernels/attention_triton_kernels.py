@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
-"""The Triton programs of KV write and paged attention. `attention_triton.py` launches them.
+"""The Triton programs of paged attention. `attention_triton.py` launches them.
 
 Owns: the programs. Does not know: how many of them run, nor the sizes of their blocks.
 
@@ -8,29 +8,6 @@ Offsets into the pool and into tokens are 64-bit: a pool has more than 2 ** 31 e
 
 import triton
 import triton.language as tl
-
-
-@triton.jit
-def write_kv_kernel(
-    k_ptr,
-    v_ptr,
-    pages_ptr,
-    slots_ptr,
-    k_stride,
-    v_stride,
-    token_elems: tl.constexpr,
-    page_size: tl.constexpr,
-    block: tl.constexpr,
-):
-    token = tl.program_id(0).to(tl.int64)
-    elems = tl.arange(0, block)
-    valid = elems < token_elems
-    slot = tl.load(slots_ptr + token).to(tl.int64)
-    # K of a page comes before its V.
-    to_k = pages_ptr + (slot + slot // page_size * page_size) * token_elems + elems
-    tl.store(to_k, tl.load(k_ptr + token * k_stride + elems, mask=valid), mask=valid)
-    to_v = to_k + page_size * token_elems
-    tl.store(to_v, tl.load(v_ptr + token * v_stride + elems, mask=valid), mask=valid)
 
 
 @triton.jit

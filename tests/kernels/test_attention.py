@@ -1,4 +1,4 @@
-"""KV write and paged attention of every backend against a dense float64 computation."""
+"""Paged attention of every backend against a dense float64 computation."""
 
 import subprocess
 import sys
@@ -131,56 +131,11 @@ def test_empty_sequence_among_others(backend) -> None:
     check(backend, make_case(10, [1, 0, 20], [33, 0, 40]))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_write_kv(backend, dtype) -> None:
-    kernels, device = backend
-    rng = torch.Generator().manual_seed(11)
-    num_tokens, num_kv_heads, head_dim, page_size, num_pages = 23, 3, 16, 8, 9
-    merged = torch.randn(num_tokens, 4 * num_kv_heads * head_dim, generator=rng).to(dtype)
-    k, v = (
-        merged[:, i * 48 : (i + 1) * 48].view(num_tokens, num_kv_heads, head_dim) for i in (2, 3)
-    )
-    slots = torch.randperm(num_pages * page_size, generator=rng)[:num_tokens]
-    before = torch.randn(2, num_pages, 2 * page_size * num_kv_heads * head_dim, generator=rng)
-    before = before.to(dtype)
-    expected = before.clone()
-    for t, slot in enumerate(slots.tolist()):
-        page = expected[LAYER, slot // page_size].view(2, page_size, num_kv_heads, head_dim)
-        page[0, slot % page_size] = k[t]
-        page[1, slot % page_size] = v[t]
-    pool = before.clone().to(device)
-    merged = merged.to(device)
-    k, v = (
-        merged[:, i * 48 : (i + 1) * 48].view(num_tokens, num_kv_heads, head_dim) for i in (2, 3)
-    )
-    kernels.write_kv(k, v, pool, LAYER, slots.to(device), page_size)
-    assert torch.equal(pool.cpu(), expected)
-
-
-def test_written_kv_is_what_attention_reads(backend) -> None:
-    kernels, device = backend
-    case = make_case(12, [20], [20])
-    kv = case.pool[LAYER, case.batch.page_table[0].long()].view(-1, 2, 16, 2, 16)
-    k, v = (kv[:, side].reshape(-1, 2, 16)[:20] for side in (0, 1))
-    positions = torch.arange(20)
-    slots = case.batch.page_table[0, positions // 16].long() * 16 + positions % 16
-    q, pool, *rest = case.arguments(device)
-    fresh = torch.full_like(pool, torch.nan)
-    kernels.write_kv(k.to(device), v.to(device), fresh, LAYER, slots.to(device), 16)
-    out = kernels.paged_attention(q, fresh, *rest)
-    torch.testing.assert_close(out.cpu().double(), dense_attention(case), rtol=2e-5, atol=2e-5)
-
-
 def test_no_tokens(backend) -> None:
     kernels, device = backend
     q, *rest = make_case(13, [1], [5]).arguments(device)
-    pool, layer, batch = rest[:3]
     out = kernels.paged_attention(q[:0], *rest)
     assert out.shape == (0, 6, 16)
-    no_slots = torch.empty(0, dtype=torch.int64, device=device)
-    before = pool.clone()
-    kernels.write_kv(q[:0, :2], q[:0, :2], pool, layer, no_slots, batch.page_size)
-    assert torch.equal(pool.nan_to_num(), before.nan_to_num())
 
 
 @pytest.mark.parametrize("name", ["cpu", "triton"])
@@ -195,9 +150,6 @@ def test_what_would_read_foreign_memory_is_refused(name) -> None:
         kernels.paged_attention(q, pool[:, ::2], *rest)
     with pytest.raises(AssertionError, match="convert q"):
         kernels.paged_attention(q.half(), pool, *rest)
-    slots = torch.zeros(2, dtype=torch.int64, device=device)
-    with pytest.raises(AssertionError, match="one slot for each"):
-        kernels.write_kv(q[:, :2], q[:, :2], pool, LAYER, slots, 16)
 
 
 def test_cpu_result_does_not_depend_on_the_number_of_threads() -> None:
@@ -218,14 +170,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from motet.kernels import attention_triton_kernels as kernels
 
-HALF = ("q_ptr", "k_ptr", "v_ptr", "pages_ptr", "out_ptr")
-OTHER = dict(sums_ptr="*fp32", stats_ptr="*fp32", slots_ptr="*i64", scale="fp32",
+HALF = ("q_ptr", "pages_ptr", "out_ptr")
+OTHER = dict(sums_ptr="*fp32", stats_ptr="*fp32", scale="fp32",
              page_table_ptr="*i32", query_starts_ptr="*i32", context_lens_ptr="*i32")
-CONSTANTS = dict(token_elems=1024, block=1024, page_size=16, window=64, group=4, num_kv_heads=8,
+CONSTANTS = dict(page_size=16, window=64, group=4, num_kv_heads=8,
                  head_dim=128, num_splits=8, block_rows=64, block_dim=128, block_keys=64,
                  block_splits=8)
 
-for name in ("write_kv_kernel", "decode_kernel", "combine_kernel", "prefill_kernel"):
+for name in ("decode_kernel", "combine_kernel", "prefill_kernel"):
     kernel = getattr(kernels, name)
     types = dict.fromkeys(HALF, "*bf16") | OTHER | dict.fromkeys(CONSTANTS, "constexpr")
     signature = {a: types.get(a, "i32") for a in kernel.arg_names}
@@ -251,7 +203,6 @@ def test_triton_kernels_compile_for_a_gpu_that_is_not_there() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "write_kv_kernel wide no tensor cores",
         "decode_kernel wide tensor cores",
         "combine_kernel wide no tensor cores",
         "prefill_kernel wide tensor cores",
