@@ -18,7 +18,7 @@ def check_write_kv(k: Tensor, v: Tensor, pool: Tensor, kv_slots: Tensor, page_si
     assert kv_slots.shape == (num_tokens,), (
         f"{tuple(kv_slots.shape)} slots for {num_tokens} tokens; pass one slot for each"
     )
-    _check_pool(pool, page_size, num_kv_heads, head_dim)
+    check_pool(pool, page_size, num_kv_heads, head_dim)
 
 
 def check_paged_attention(
@@ -37,10 +37,11 @@ def check_paged_attention(
     assert len(batch.query_starts) == batch.num_seqs + 1, (
         f"{len(batch.query_starts)} query_starts for {batch.num_seqs} sequences; expected one more"
     )
-    _check_pool(pool, batch.page_size, num_kv_heads, head_dim)
+    check_pool(pool, batch.page_size, num_kv_heads, head_dim)
 
 
-def _check_pool(pool: Tensor, page_size: int, num_kv_heads: int, head_dim: int) -> None:
+def check_pool(pool: Tensor, page_size: int, num_kv_heads: int, head_dim: int) -> None:
+    """Raises: AssertionError, saying what does not fit."""
     page_elems = 2 * page_size * num_kv_heads * head_dim
     assert pool.shape[2] == page_elems, (
         f"a page has {pool.shape[2]} elements; expected {page_elems}, K and V of {page_size} tokens"
