@@ -23,7 +23,7 @@ from motet.engine.resolve import (
     resolve_num_pages,
     resolve_num_threads,
 )
-from motet.engine.runner import ModelRunner, ResidentAdapter
+from motet.engine.runner import ModelRunner
 from motet.engine.store import AdapterStore
 from motet.kernels.types import load_kernels
 from motet.memory.device_pool import DevicePool, row_capacity
@@ -73,18 +73,14 @@ def build_engine(
         num_adapter_pages=resolve_adapter_pages(config, num_pages),
     )
     store = AdapterStore()
-
-    def resident_adapter(digest: str) -> ResidentAdapter:
-        return ResidentAdapter(memory.residency.slot(digest), store.info(digest).max_rank)
-
-    runner = ModelRunner(decoder, device_pool, load_kernels(device), resident_adapter)
-    runner.warm_up()
     scheduler = Scheduler(
         memory,
         max_step_tokens=config.max_step_tokens,
         max_running=config.max_running,
         keeps_prefixes=config.prefix_cache,
     )
+    runner = ModelRunner(decoder, device_pool, load_kernels(device), scheduler.pages.table)
+    runner.warm_up()
     engine = Engine(
         scheduler=scheduler,
         runner=runner,

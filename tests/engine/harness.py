@@ -6,6 +6,7 @@ Does not know: what a test is about.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,21 +52,34 @@ NUM_PAGES = 24
 MAX_MODEL_LEN = 300
 
 
+@dataclass(frozen=True)
+class FakeTokens:
+    tokens: list[int | None]
+
+    def wait(self) -> list[int | None]:
+        return self.tokens
+
+
 class FakeRunner:
     """Every token is 7; sequences whose prompt starts with 99 get logits that are not finite."""
 
-    def run(self, batch: Batch) -> list[int | None]:
-        return [
-            None if chunk.sequence.prompt_token_ids[0] == 99 else 7
-            for chunk in batch.chunks
-            if chunk.samples
-        ]
+    def __init__(self, *, overlaps: bool) -> None:
+        self.overlaps = overlaps
+
+    def launch(self, batch: Batch) -> FakeTokens:
+        return FakeTokens(
+            [
+                None if chunk.sequence.prompt_token_ids[0] == 99 else 7
+                for chunk in batch.chunks
+                if chunk.samples
+            ]
+        )
 
 
 class Harness:
     """An engine, what it sent, and the pool under it."""
 
-    def __init__(self, host_budget_pages: int = 1000) -> None:
+    def __init__(self, host_budget_pages: int = 1000, *, overlaps: bool = False) -> None:
         geometry = PageGeometry(SHAPE, 16)
         page_bytes = geometry.page_bytes(4)
         self.device_pool = DevicePool(geometry, NUM_PAGES, torch.float32, torch.device("cpu"))
@@ -82,7 +96,7 @@ class Harness:
         scheduler = Scheduler(self.memory, max_step_tokens=64, max_running=8)
         self.engine = Engine(
             scheduler=scheduler,
-            runner=FakeRunner(),
+            runner=FakeRunner(overlaps=overlaps),
             adapters=EngineAdapters(
                 store=AdapterStore(),
                 loader=AdapterLoader(self.device_pool, 2, host_budget_pages, lambda: None),

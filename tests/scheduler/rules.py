@@ -116,5 +116,5 @@ def no_decode_waits_for_a_prefill(batch: Batch, live: Live) -> None:
         sequence = progress.sequence
         if sequence is None or not sequence.pages or sequence in scheduled:
             continue
-        if sequence.num_uncomputed_tokens == 1:
+        if sequence.num_unscheduled_tokens == 1:
             assert all(chunk.num_new_tokens == 1 for chunk in batch.chunks)
