@@ -79,11 +79,11 @@ class BatchArrays:
         """Tokens whose logits are wanted, [num_sampling_chunks]: the last of each such chunk."""
         return self.query_starts[1:][self.samples] - 1
 
-    @property
-    def segment_starts(self) -> IntArray:
-        """Of the chunks with an adapter, the first of each adapter, and the number of all."""
-        boundaries = np.flatnonzero(np.diff(self.slots[: self.num_adapted])) + 1
-        return np.concatenate([[0], boundaries, [self.num_adapted]])
+
+def segment_starts(slots: npt.NDArray[np.integer]) -> IntArray:
+    """Of ascending slots, where each run of equal ones begins, and where the last ends."""
+    boundaries = np.flatnonzero(np.diff(slots)) + 1
+    return np.concatenate([[0], boundaries, [len(slots)]])
 
 
 def batch_arrays(

@@ -12,6 +12,8 @@ import torch
 from motet.core.config import EngineConfig
 from motet.core.messages import EngineReady, FromEngine
 from motet.engine.adapters import EngineAdapters
+from motet.engine.cuda_graphs import CudaCapture
+from motet.engine.decode_graphs import DecodeGraphs
 from motet.engine.engine import Engine
 from motet.engine.loader import AdapterLoader
 from motet.engine.resolve import (
@@ -79,7 +81,18 @@ def build_engine(
         max_running=config.max_running,
         keeps_prefixes=config.prefix_cache,
     )
-    runner = ModelRunner(decoder, device_pool, load_kernels(device), scheduler.pages.table)
+    kernels = load_kernels(device)
+    graphs = None
+    if device.type == "cuda" and config.cuda_graphs:
+        graphs = DecodeGraphs(
+            decoder,
+            device_pool,
+            kernels,
+            CudaCapture(),
+            max_running=config.max_running,
+            max_model_len=max_model_len,
+        )
+    runner = ModelRunner(decoder, device_pool, kernels, scheduler.pages.table, graphs)
     runner.warm_up()
     engine = Engine(
         scheduler=scheduler,

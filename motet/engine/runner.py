@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motet.engine.batch_arrays import BatchArrays, batch_arrays
+from motet.engine.batch_arrays import BatchArrays, batch_arrays, segment_starts
+from motet.engine.decode_graphs import DecodeGraphs
+from motet.engine.last_tokens import LastTokens
 from motet.engine.sampler import SampledTokens, SamplingRow, sample
 from motet.engine.transfer import Download, Values, upload
 from motet.kernels.types import AttentionBatch, Kernels, LoraPairs
@@ -49,6 +51,7 @@ class ModelRunner:
         pool: KV and adapter weights.
         kernels: the device's kernels.
         page_table: the pages of the running sequences, as the scheduler keeps them.
+        graphs: runs batches of decodes; None has them run like all others.
     """
 
     def __init__(
@@ -57,14 +60,15 @@ class ModelRunner:
         pool: DevicePool,
         kernels: Kernels,
         page_table: PageTable,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         self._decoder = decoder
         self._pool = pool
         self._kernels = kernels
         self._page_table = page_table
+        self._graphs = graphs
         self._device = pool.data.device
-        # The last token that was sampled for the sequence in each row of the page table.
-        self._last_tokens = torch.zeros(page_table.num_rows, dtype=torch.int64, device=self._device)
+        self._last_tokens = LastTokens(page_table.num_rows, self._device)
 
     @property
     def overlaps(self) -> bool:
@@ -106,6 +110,8 @@ class ModelRunner:
             lora=LoraContext(tables=self._pool.tables, pairs=pairs),
         )
         self._decoder.forward(zero, zero, context)
+        if self._graphs is not None:
+            self._graphs.warm_up()
 
     @torch.inference_mode()
     def launch(self, batch: Batch) -> PendingTokens:
@@ -121,28 +127,21 @@ class ModelRunner:
         chunks = [chunk for chunk in arrays.chunks if chunk.samples]
         sampled = sample(logits, _sampling_rows(chunks))
         if self.overlaps:
-            rows = self._upload(arrays.rows[arrays.samples], torch.int64)
-            self._last_tokens.index_copy_(0, rows, sampled.token_ids)
+            self._last_tokens.keep(arrays, sampled.token_ids)
         return PendingTokens(sampled, arrays.given_order)
 
     def _logits(self, arrays: BatchArrays) -> Tensor:
         """float32 [num_sampling_chunks, vocab_size]."""
         max_rank = int(self._pool.max_ranks[arrays.slots[: arrays.num_adapted]].max(initial=0))
+        if self._graphs is not None and arrays.is_decode:
+            return self._graphs.run(arrays, max_rank, self._last_tokens)
         token_ids = self._upload(arrays.token_ids, torch.int64)
-        self._fill_awaited(token_ids, arrays)
+        self._last_tokens.fill_in(arrays, token_ids)
         return self._decoder.forward(
             token_ids,
             self._upload(arrays.logits_rows, torch.int64),
             self._context(arrays, max_rank),
         )
-
-    def _fill_awaited(self, token_ids: Tensor, arrays: BatchArrays) -> None:
-        """Put the tokens in their places that the batch before has sampled."""
-        if not arrays.awaits.any():
-            return
-        rows = self._upload(arrays.rows[arrays.awaits], torch.int64)
-        places = self._upload(arrays.awaited, torch.int64)
-        token_ids.index_copy_(0, places, self._last_tokens.index_select(0, rows))
 
     def _context(self, arrays: BatchArrays, max_rank: int) -> ForwardContext:
         num_new = np.diff(arrays.query_starts)
@@ -175,7 +174,9 @@ class ModelRunner:
                 np.repeat(arrays.slots[:num_adapted], num_new[:num_adapted]), torch.int32
             ),
             weights=torch.ones(num_pairs, dtype=torch.float32, device=self._device),
-            segment_starts=self._upload(arrays.query_starts[arrays.segment_starts], torch.int32),
+            segment_starts=self._upload(
+                arrays.query_starts[segment_starts(arrays.slots[:num_adapted])], torch.int32
+            ),
             max_rank=max_rank,
         )
         return LoraContext(tables=self._pool.tables, pairs=pairs)

@@ -25,6 +25,14 @@ def upload(values: Values, dtype: torch.dtype, device: torch.device) -> Tensor:
     return host.pin_memory().to(device, non_blocking=True)
 
 
+def assign(target: Tensor, values: np.ndarray) -> None:
+    """Overwrite a tensor with values of its dtype and shape, as `upload` makes one."""
+    host = torch.from_numpy(values)
+    if target.device.type != "cpu":
+        host = host.pin_memory()
+    target.copy_(host, non_blocking=True)
+
+
 class Download:
     """A tensor on its way to the host, behind all that the device was given before."""
 
