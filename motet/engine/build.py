@@ -27,10 +27,11 @@ from motet.engine.resolve import (
 )
 from motet.engine.runner import ModelRunner
 from motet.engine.store import AdapterStore
-from motet.kernels.types import load_kernels
+from motet.kernels.types import Kernels, load_kernels
 from motet.memory.device_pool import DevicePool, row_capacity
 from motet.memory.eviction import LruPolicy, PageCosts, SavingPolicy
 from motet.memory.unified import unified_memory
+from motet.models.decoder import Decoder
 from motet.models.loader import load_decoder, resolve_dtype, resolve_model_dir
 from motet.scheduler.scheduler import Scheduler
 
@@ -82,16 +83,7 @@ def build_engine(
         keeps_prefixes=config.prefix_cache,
     )
     kernels = load_kernels(device)
-    graphs = None
-    if device.type == "cuda" and config.cuda_graphs:
-        graphs = DecodeGraphs(
-            decoder,
-            device_pool,
-            kernels,
-            CudaCapture(),
-            max_running=config.max_running,
-            max_model_len=max_model_len,
-        )
+    graphs = _decode_graphs(config, decoder, device_pool, kernels, max_model_len)
     runner = ModelRunner(decoder, device_pool, kernels, scheduler.pages.table, graphs)
     runner.warm_up()
     engine = Engine(
@@ -121,3 +113,23 @@ def build_engine(
         num_pages=num_pages,
     )
     return engine, ready
+
+
+def _decode_graphs(
+    config: EngineConfig,
+    decoder: Decoder,
+    pool: DevicePool,
+    kernels: Kernels,
+    max_model_len: int,
+) -> DecodeGraphs | None:
+    """On a GPU, what replays decode steps, unless that is turned off."""
+    if decoder.device.type != "cuda" or not config.cuda_graphs:
+        return None
+    return DecodeGraphs(
+        decoder,
+        pool,
+        kernels,
+        CudaCapture(),
+        max_running=config.max_running,
+        max_model_len=max_model_len,
+    )
