@@ -22,6 +22,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         host_adapter_bytes: budget for packed copies of adapters in host memory; None is a share of
             what is free.
         prefix_cache: keep the KV of computed tokens for requests that begin alike.
+        cuda_graphs: on a GPU, replay decode steps from captured graphs.
         eviction_policy: "saving" (`memory/eviction.py`), or "lru" for comparison.
         static_adapter_pages: pages that only adapters may take, the others being for KV alone;
             None is one pool for both. It is for measuring what one pool is worth.
@@ -41,6 +42,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     pool_memory_bytes: int | None = None
     host_adapter_bytes: int | None = None
     prefix_cache: bool = True
+    cuda_graphs: bool = True
     eviction_policy: Literal["saving", "lru"] = "saving"
     static_adapter_pages: int | None = None
     page_size: int | None = None

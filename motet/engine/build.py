@@ -12,6 +12,8 @@ import torch
 from motet.core.config import EngineConfig
 from motet.core.messages import EngineReady, FromEngine
 from motet.engine.adapters import EngineAdapters
+from motet.engine.cuda_graphs import CudaCapture
+from motet.engine.decode_graphs import DecodeGraphs
 from motet.engine.engine import Engine
 from motet.engine.loader import AdapterLoader
 from motet.engine.resolve import (
@@ -23,12 +25,13 @@ from motet.engine.resolve import (
     resolve_num_pages,
     resolve_num_threads,
 )
-from motet.engine.runner import ModelRunner, ResidentAdapter
+from motet.engine.runner import ModelRunner
 from motet.engine.store import AdapterStore
-from motet.kernels.types import load_kernels
+from motet.kernels.types import Kernels, load_kernels
 from motet.memory.device_pool import DevicePool, row_capacity
 from motet.memory.eviction import LruPolicy, PageCosts, SavingPolicy
 from motet.memory.unified import unified_memory
+from motet.models.decoder import Decoder
 from motet.models.loader import load_decoder, resolve_dtype, resolve_model_dir
 from motet.scheduler.scheduler import Scheduler
 
@@ -73,18 +76,16 @@ def build_engine(
         num_adapter_pages=resolve_adapter_pages(config, num_pages),
     )
     store = AdapterStore()
-
-    def resident_adapter(digest: str) -> ResidentAdapter:
-        return ResidentAdapter(memory.residency.slot(digest), store.info(digest).max_rank)
-
-    runner = ModelRunner(decoder, device_pool, load_kernels(device), resident_adapter)
-    runner.warm_up()
     scheduler = Scheduler(
         memory,
         max_step_tokens=config.max_step_tokens,
         max_running=config.max_running,
         keeps_prefixes=config.prefix_cache,
     )
+    kernels = load_kernels(device)
+    graphs = _decode_graphs(config, decoder, device_pool, kernels, max_model_len)
+    runner = ModelRunner(decoder, device_pool, kernels, scheduler.pages.table, graphs)
+    runner.warm_up()
     engine = Engine(
         scheduler=scheduler,
         runner=runner,
@@ -112,3 +113,23 @@ def build_engine(
         num_pages=num_pages,
     )
     return engine, ready
+
+
+def _decode_graphs(
+    config: EngineConfig,
+    decoder: Decoder,
+    pool: DevicePool,
+    kernels: Kernels,
+    max_model_len: int,
+) -> DecodeGraphs | None:
+    """On a GPU, what replays decode steps, unless that is turned off."""
+    if decoder.device.type != "cuda" or not config.cuda_graphs:
+        return None
+    return DecodeGraphs(
+        decoder,
+        pool,
+        kernels,
+        CudaCapture(),
+        max_running=config.max_running,
+        max_model_len=max_model_len,
+    )

@@ -162,6 +162,15 @@ def serve(
             rich_help_panel=_ENGINE,
         ),
     ] = False,
+    no_cuda_graphs: Annotated[
+        bool,
+        typer.Option(
+            "--no-cuda-graphs",
+            help="On a GPU, launch every kernel of a decode step by itself: slower, but errors "
+            "and profiles name the kernel.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = False,
     eviction_policy: Annotated[
         Literal["saving", "lru"],
         typer.Option(
@@ -226,6 +235,7 @@ def serve(
                 pool_memory_bytes=_optional_bytes(pool_memory),
                 host_adapter_bytes=_optional_bytes(host_adapter_memory),
                 prefix_cache=not no_prefix_cache,
+                cuda_graphs=not no_cuda_graphs,
                 eviction_policy=eviction_policy,
                 page_size=page_size,
                 max_model_len=max_model_len,
