@@ -18,6 +18,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         model_name: the name that requests use; None is the last part of `model`.
         device: "cpu" or "cuda"; None is a GPU where there is one.
         dtype: "float32", "bfloat16" or "float16"; None is float32 on a CPU, else the model's own.
+        weights: what the weight matrices are stored in: "float32", "bfloat16" or "int8"; None is
+            `dtype`. Another than `dtype` is for a CPU that computes in float32.
         pool_memory_bytes: size of the page pool; None is a share of what is free.
         host_adapter_bytes: budget for packed copies of adapters in host memory; None is a share of
             what is free.
@@ -39,6 +41,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     model_name: str | None = None
     device: str | None = None
     dtype: str | None = None
+    weights: str | None = None
     pool_memory_bytes: int | None = None
     host_adapter_bytes: int | None = None
     prefix_cache: bool = True

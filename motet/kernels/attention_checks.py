@@ -1,4 +1,4 @@
-"""What every implementation of KV write and paged attention asks of its arguments.
+"""What every implementation of paged attention asks of its arguments.
 
 Owns: the assertions. Does not know: devices.
 """
@@ -6,19 +6,6 @@ Owns: the assertions. Does not know: devices.
 from torch import Tensor
 
 from motet.kernels.types import AttentionBatch
-
-
-def check_write_kv(k: Tensor, v: Tensor, pool: Tensor, kv_slots: Tensor, page_size: int) -> None:
-    """Raises: AssertionError, saying what does not fit."""
-    num_tokens, num_kv_heads, head_dim = k.shape
-    assert k.shape == v.shape, f"k is {tuple(k.shape)}, v {tuple(v.shape)}; pass equal shapes"
-    assert k.dtype == v.dtype == pool.dtype, (
-        f"k is {k.dtype}, v {v.dtype}, the pool {pool.dtype}; convert k and v"
-    )
-    assert kv_slots.shape == (num_tokens,), (
-        f"{tuple(kv_slots.shape)} slots for {num_tokens} tokens; pass one slot for each"
-    )
-    check_pool(pool, page_size, num_kv_heads, head_dim)
 
 
 def check_paged_attention(

@@ -12,6 +12,11 @@ from torch import Tensor
 
 from motet.kernels import fused_cpu_loops as loops
 from motet.kernels import fused_reference
+from motet.kernels.fused_checks import (
+    check_add_rms_norm,
+    check_rotate_and_write_kv,
+    check_silu_mul,
+)
 from motet.kernels.types import HeadTransform
 
 
@@ -27,9 +32,9 @@ def add_rms_norm(residual: Tensor, delta: Tensor | None, weight: Tensor, eps: fl
     Returns:
         [num_tokens, size], contiguous.
     """
+    check_add_rms_norm(residual, delta, weight)
     if residual.dtype != torch.float32:
         return fused_reference.add_rms_norm(residual, delta, weight, eps)
-    _check_norm(residual, delta, weight)
     out = torch.empty_like(residual)
     loops.add_rms_norm(
         residual.data_ptr(),
@@ -67,6 +72,7 @@ def rotate_and_write_kv(
         page_size: KV tokens in a page.
         num_kv_heads: heads of k, and of v.
     """
+    check_rotate_and_write_kv(qkv, transform, positions, pool, kv_slots, page_size, num_kv_heads)
     if qkv.dtype != torch.float32:
         fused_reference.rotate_and_write_kv(
             qkv, transform, positions, pool, layer, kv_slots, page_size, num_kv_heads
@@ -99,23 +105,12 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     Returns:
         [num_tokens, size], contiguous.
     """
+    check_silu_mul(gate_up)
     if gate_up.dtype != torch.float32:
         return fused_reference.silu_mul(gate_up)
-    assert gate_up.is_contiguous(), "gate_up must be contiguous"
     num_tokens, double_size = gate_up.shape
     out = torch.empty((num_tokens, double_size // 2))
     loops.silu_mul(
         gate_up.data_ptr(), out.data_ptr(), num_tokens, out.shape[1], torch.get_num_threads()
     )
     return out
-
-
-def _check_norm(residual: Tensor, delta: Tensor | None, weight: Tensor) -> None:
-    assert residual.is_contiguous(), "the residual must be contiguous"
-    assert weight.is_contiguous(), "the weight must be contiguous"
-    assert weight.shape == residual.shape[1:], "the weight must have an element for each column"
-    assert weight.dtype == residual.dtype, "the weight must have the residual's dtype"
-    if delta is not None:
-        assert delta.is_contiguous(), "delta must be contiguous"
-        assert delta.shape == residual.shape, "delta must have the residual's shape"
-        assert delta.dtype == residual.dtype, "delta must have the residual's dtype"

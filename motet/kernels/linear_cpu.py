@@ -70,6 +70,12 @@ class PackedMatrix:
     def can_pack(in_features: int) -> bool:
         return in_features % STEPS == 0
 
+    @property
+    def num_bytes(self) -> int:
+        """What a product reads of it."""
+        scales = () if self.scales is None else (self.scales,)
+        return sum(each.numel() * each.element_size() for each in (self.panels, *scales))
+
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """y[m, n] = sum_k x[m, k] * W[n, k] + bias[n], summed in float32.
 

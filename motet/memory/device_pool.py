@@ -13,6 +13,7 @@ from torch import Tensor
 
 from motet.core.pacing import Pace, at_once
 from motet.core.shape import NUM_MODULES, Module
+from motet.kernels.host_memory import zeros_on_huge_pages
 from motet.kernels.types import LoraTables
 from motet.memory.geometry import AdapterLayout, PageGeometry, Run, lay_out_adapter
 from motet.memory.residency import Placement
@@ -105,9 +106,11 @@ class DevicePool:
         self, geometry: PageGeometry, num_pages: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.geometry = geometry
-        self.data = torch.empty(
-            geometry.shape.num_layers, num_pages, geometry.page_elems, dtype=dtype, device=device
-        )
+        shape = (geometry.shape.num_layers, num_pages, geometry.page_elems)
+        if device.type == "cpu":
+            self.data = zeros_on_huge_pages(shape, dtype)
+        else:
+            self.data = torch.empty(shape, dtype=dtype, device=device)
         self.empty_slot = num_pages
         self.max_ranks = np.zeros(num_pages + 1, np.int64)
         table_shape = (num_pages + 1, geometry.shape.num_layers, NUM_MODULES)

@@ -13,14 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from motet.kernels.linear_cpu import PackedMatrix
-
 
 class Matrix(Protocol):
     """W, [out_features, in_features]."""
 
     @property
     def out_features(self) -> int: ...
+
+    @property
+    def num_bytes(self) -> int:
+        """What a product reads of it."""
+        ...
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """W x + b over rows: [num_rows, in_features] to [num_rows, out_features], contiguous."""
@@ -40,6 +43,10 @@ class DenseMatrix:
     @property
     def out_features(self) -> int:
         return self.weight.shape[0]
+
+    @property
+    def num_bytes(self) -> int:
+        return self.weight.numel() * self.weight.element_size()
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, self.weight, bias)
@@ -61,6 +68,8 @@ def matrix_maker(
     if device.type != "cpu" or dtype != torch.float32:
         assert storage == dtype, f"weights in {storage} are for a CPU that computes in float32"
         return DenseMatrix
+
+    from motet.kernels.linear_cpu import PackedMatrix  # a GPU does without Numba
 
     def pack(weight: Tensor) -> Matrix:
         # No real model has other widths, and tests may.

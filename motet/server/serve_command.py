@@ -205,6 +205,14 @@ def serve(
             rich_help_panel=_ENGINE,
         ),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="How a CPU stores the matrices: float32, bfloat16 or int8.",
+            show_default="as --dtype",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(
@@ -232,6 +240,7 @@ def serve(
                 model_name=served_model_name,
                 device=device,
                 dtype=dtype,
+                weights=weights,
                 pool_memory_bytes=_optional_bytes(pool_memory),
                 host_adapter_bytes=_optional_bytes(host_adapter_memory),
                 prefix_cache=not no_prefix_cache,

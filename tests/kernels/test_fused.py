@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from motet.kernels import attention_reference, fused_reference
+from motet.kernels import attention_reference, fused_cpu, fused_reference
 from motet.kernels.types import HeadTransform
 from tests.kernels.attention_cases import dense_attention, make_case
 from tests.kernels.fused_cases import (
@@ -34,9 +34,10 @@ from tests.kernels.fused_cases import (
 
 Backend = tuple[ModuleType, str]
 
-BACKENDS: dict[str, Backend] = {"reference": (fused_reference, "cpu")}
-if find_spec("motet.kernels.fused_cpu") is not None:
-    BACKENDS["cpu"] = (import_module("motet.kernels.fused_cpu"), "cpu")
+BACKENDS: dict[str, Backend] = {
+    "reference": (fused_reference, "cpu"),
+    "cpu": (fused_cpu, "cpu"),
+}
 if find_spec("triton") is not None:  # there is no wheel of it for some platforms
     BACKENDS["triton"] = (
         import_module("motet.kernels.fused_triton"),
