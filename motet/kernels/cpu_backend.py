@@ -10,6 +10,7 @@ from motet.kernels import attention_cpu, fused_cpu, lora_cpu
 class CpuKernels:
     """Numba and torch kernels over the pool in place. Implements `types.Kernels`."""
 
+    runs_compiled_layers = True
     shrink = staticmethod(lora_cpu.shrink)
     expand = staticmethod(lora_cpu.expand)
     add_rms_norm = staticmethod(fused_cpu.add_rms_norm)

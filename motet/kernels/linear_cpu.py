@@ -15,8 +15,8 @@ from motet.kernels import linear_cpu_loops as loops
 from motet.kernels.host_memory import zeros_on_huge_pages
 from motet.kernels.tiles_cpu import PANEL_WIDTH, STEPS
 
-# What the loops are given to know the type of a weight.
-_KINDS = {torch.float32: np.float32(0), torch.bfloat16: np.uint16(0), torch.int8: np.int8(0)}
+WEIGHT_KINDS = {torch.float32: np.float32(0), torch.bfloat16: np.uint16(0), torch.int8: np.int8(0)}
+"""What the loops are given to know the type of a weight."""
 
 _INT8_MAX = 127
 
@@ -92,7 +92,7 @@ class PackedMatrix:
         assert x.stride(1) == 1, "the columns of x must be adjacent"
         y = torch.empty((x.shape[0], self.out_features))
         loops.multiply(
-            _KINDS[self.panels.dtype],
+            WEIGHT_KINDS[self.panels.dtype],
             (x.data_ptr(), x.stride(0), x.shape[0]),
             (
                 self.panels.data_ptr(),

@@ -51,7 +51,7 @@ def shrink(
         the true rank are undefined.
     """
     _check(x, pool, tables, pairs)
-    num_rows = -(-pairs.max_rank // ROW_BLOCK) * ROW_BLOCK  # what the loops write at least
+    num_rows = num_partial_rows(pairs)
     padded = torch.empty((pairs.num_pairs, len(projections), num_rows))
     v = padded[:, :, : pairs.max_rank]
     longest = _longest_in_place(pool, [x.shape[1]])
@@ -128,6 +128,11 @@ def expand(
                 columns.index_add_(0, tokens, weighted @ rows)
 
 
+def num_partial_rows(pairs: LoraPairs) -> int:
+    """Rank rows that v must have room for: the loops write whole blocks of them."""
+    return -(-pairs.max_rank // ROW_BLOCK) * ROW_BLOCK
+
+
 def _check(tokens_by_features: Tensor, pool: Tensor, tables: LoraTables, pairs: LoraPairs) -> None:
     """What the compiled loops rely on: a wrong dtype or stride there reads foreign memory."""
     assert pool.dtype in _DTYPES, f"pool is {pool.dtype}, expected one of {_DTYPES}"
@@ -137,6 +142,11 @@ def _check(tokens_by_features: Tensor, pool: Tensor, tables: LoraTables, pairs: 
     )
     assert tokens_by_features.dim() == 2, "x and y must be [num_tokens, features]"
     assert tokens_by_features.stride(1) == 1, "the columns of x and y must be adjacent"
+    check_tables(tables, pairs)
+
+
+def check_tables(tables: LoraTables, pairs: LoraPairs) -> None:
+    """Raises: AssertionError, where the loops would read something else than is there."""
     assert tables.row_offsets.dtype == torch.int64, "row_offsets must be int64"
     assert tables.run_starts.dtype == tables.ranks.dtype == torch.int32, "tables must be int32"
     assert pairs.tokens.dtype == pairs.slots.dtype == torch.int32, "pairs must be int32"

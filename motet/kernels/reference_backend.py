@@ -10,6 +10,7 @@ from motet.kernels import attention_reference, fused_reference, lora_reference
 class ReferenceKernels:
     """Plain torch, one loop at a time: slow, and obviously right. Implements `types.Kernels`."""
 
+    runs_compiled_layers = False
     shrink = staticmethod(lora_reference.shrink)
     expand = staticmethod(lora_reference.expand)
     add_rms_norm = staticmethod(fused_reference.add_rms_norm)

@@ -10,6 +10,7 @@ from motet.kernels import attention_triton, fused_triton, lora_triton
 class TritonKernels:
     """Triton kernels. Implements `types.Kernels`."""
 
+    runs_compiled_layers = False
     shrink = staticmethod(lora_triton.shrink)
     expand = staticmethod(lora_triton.expand)
     add_rms_norm = staticmethod(fused_triton.add_rms_norm)

@@ -122,7 +122,14 @@ class HeadTransform:
 
 
 class Kernels(Protocol):
-    """What a step needs from its device. Implementations: reference, CPU, Triton."""
+    """What a step needs from its device. Implementations: reference, CPU, Triton.
+
+    Attributes:
+        runs_compiled_layers: whether one compiled call for all layers does what these kernels do
+            one by one; see `layers_cpu_loops.py`.
+    """
+
+    runs_compiled_layers: bool
 
     def add_rms_norm(
         self, residual: Tensor, delta: Tensor | None, weight: Tensor, eps: float

@@ -8,6 +8,8 @@ A batch is flat: the tokens of all its sequences one after another, prefill chun
 alike. What tells them apart is in the `ForwardContext`.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -15,9 +17,12 @@ from motet.core.shape import GATE_UP, QKV, Module
 from motet.kernels.types import HeadTransform
 from motet.models.config import DecoderConfig
 from motet.models.context import ForwardContext
-from motet.models.layers import Linear, LoraLinear
+from motet.models.layers import Linear, LoraLinear, head_norm
 from motet.models.rope import rotary_table
 from motet.models.weights import DecoderWeights, LayerWeights
+
+if TYPE_CHECKING:
+    from motet.models.compiled_layers import CompiledLayers
 
 
 class Decoder:
@@ -33,6 +38,7 @@ class Decoder:
         self._embedding = weights.embedding
         self._final_norm = weights.final_norm
         rotary = rotary_table(config, self.device, self.dtype)
+        self._compiled = _compile(config, weights, rotary)
         self._layers = [_Layer(config, i, layer, rotary) for i, layer in enumerate(weights.layers)]
         self._eps = config.rms_norm_eps
         head = weights.embedding if weights.lm_head is None else weights.lm_head
@@ -58,13 +64,34 @@ class Decoder:
             float32 [num_rows, vocab_size].
         """
         residual = self._embedding.rows(token_ids)
+        if self._compiled is not None and ctx.kernels.runs_compiled_layers:
+            delta = self._compiled.run(residual, ctx)
+        else:
+            delta = self._run_layers(residual, ctx)
+        residual, delta = (each.index_select(0, logits_rows) for each in (residual, delta))
+        wanted = ctx.kernels.add_rms_norm(residual, delta, self._final_norm, self._eps)
+        return self._lm_head(wanted).float()
+
+    def _run_layers(self, residual: Tensor, ctx: ForwardContext) -> Tensor:
+        """Change the residual stream in place; the last layer's last term is yet to be added."""
         delta = None
         for layer in self._layers:
             delta = layer.forward(residual, delta, ctx)
         assert delta is not None, "a decoder has at least one layer"
-        residual, delta = (each.index_select(0, logits_rows) for each in (residual, delta))
-        wanted = ctx.kernels.add_rms_norm(residual, delta, self._final_norm, self._eps)
-        return self._lm_head(wanted).float()
+        return delta
+
+
+def _compile(
+    config: DecoderConfig, weights: DecoderWeights, rotary: Tensor
+) -> "CompiledLayers | None":
+    """The layers as one call, where there is such a thing for these weights."""
+    if rotary.device.type != "cpu":
+        return None
+    from motet.models.compiled_layers import CompiledLayers  # a GPU does without Numba
+
+    if not CompiledLayers.can_compile(config, weights):
+        return None
+    return CompiledLayers(config, weights, rotary)
 
 
 class _Layer:
@@ -107,7 +134,7 @@ class _Attention:
         self._scale = shape.head_dim**-0.5
         self._sliding_window = config.sliding_windows[layer]
         self._transform = HeadTransform(
-            norm=_head_norm(config, weights),
+            norm=head_norm(config, weights),
             eps=config.rms_norm_eps,
             rotary=rotary if config.rope_layers[layer] else None,
         )
@@ -137,15 +164,6 @@ class _Attention:
             self._sliding_window,
         )
         return self._o(heads.view(num_tokens, -1), ctx)
-
-
-def _head_norm(config: DecoderConfig, weights: LayerWeights) -> Tensor | None:
-    """A row for each head of q and of k: one norm serves both."""
-    if weights.q_norm is None or weights.k_norm is None:
-        return None
-    q_rows = weights.q_norm.expand(config.shape.num_heads, -1)
-    k_rows = weights.k_norm.expand(config.shape.num_kv_heads, -1)
-    return torch.cat((q_rows, k_rows))
 
 
 class _Mlp:

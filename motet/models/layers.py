@@ -7,12 +7,15 @@ Does not know: how the parts make a layer (`decoder.py`).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from motet.core.shape import ModelShape, Module
 from motet.kernels.types import Projection
+from motet.models.config import DecoderConfig
 from motet.models.context import ForwardContext
 from motet.models.matrix import Matrix
+from motet.models.weights import LayerWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class LoraLinear:
         self, linear: Linear, modules: Sequence[Module], shape: ModelShape, layer: int
     ) -> None:
         self._linear = linear
-        self._projections = _side_by_side(modules, shape)
+        self._projections = side_by_side(modules, shape)
         self._layer = layer
 
     def __call__(self, x: Tensor, ctx: ForwardContext) -> Tensor:
@@ -62,7 +65,8 @@ class LoraLinear:
         return y
 
 
-def _side_by_side(modules: Sequence[Module], shape: ModelShape) -> tuple[Projection, ...]:
+def side_by_side(modules: Sequence[Module], shape: ModelShape) -> tuple[Projection, ...]:
+    """Siblings whose outputs lie side by side, in this order."""
     projections = []
     out_start = 0
     for module in modules:
@@ -70,3 +74,12 @@ def _side_by_side(modules: Sequence[Module], shape: ModelShape) -> tuple[Project
         projections.append(Projection(int(module), out_start, out_features))
         out_start += out_features
     return tuple(projections)
+
+
+def head_norm(config: DecoderConfig, weights: LayerWeights) -> Tensor | None:
+    """RMSNorm weights with a row for each head of q and of k: one norm serves both."""
+    if weights.q_norm is None or weights.k_norm is None:
+        return None
+    q_rows = weights.q_norm.expand(config.shape.num_heads, -1)
+    k_rows = weights.k_norm.expand(config.shape.num_kv_heads, -1)
+    return torch.cat((q_rows, k_rows))
