@@ -1,0 +1,1 @@
+"""What a GPU makes of the kernels and of the engine, in one command: see `run.sh`."""
