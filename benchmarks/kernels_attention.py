@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from motet.kernels.types import AttentionBatch, Kernels, load_kernels
+from motet.kernels.types import AttentionBatch, HeadTransform, Kernels, load_kernels
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, PAGE_SIZE = 9, 3, 64, 16
 NUM_LAYERS = 30  # each call reads another layer, so that no cache flatters
@@ -47,15 +47,18 @@ def measure(
     query_lens: list[int],
     context_lens: list[int],
 ) -> dict[str, object]:
-    """Attention, KV write and their yardsticks, taking turns layer by layer."""
+    """Attention, rotation with KV write, and their yardsticks, taking turns layer by layer."""
     kernels: Kernels = load_kernels(device)
     batch, pool = random_batch(device, dtype, query_lens, context_lens)
     num_tokens = sum(query_lens)
     qkv = torch.randn(
         num_tokens, NUM_HEADS + 2 * NUM_KV_HEADS, HEAD_DIM, device=device, dtype=dtype
     )
-    q, k, v = torch.split(qkv, [NUM_HEADS, NUM_KV_HEADS, NUM_KV_HEADS], dim=1)
-    new_slots = slots_of_new_tokens(batch, query_lens)
+    q = qkv[:, :NUM_HEADS]
+    positions, new_slots = places_of_new_tokens(batch, query_lens)
+    angles = torch.rand(max(context_lens), HEAD_DIM // 2, device=device)
+    rotary = torch.stack((angles.cos(), angles.sin()), dim=1).to(dtype)
+    transform = HeadTransform(norm=None, eps=0.0, rotary=rotary)
     dense_q = q.reshape(len(query_lens), -1, NUM_HEADS, HEAD_DIM).transpose(1, 2).contiguous()
     dense_kv = torch.randn(
         NUM_LAYERS, 2, len(query_lens), NUM_KV_HEADS, context_lens[0], HEAD_DIM,
@@ -69,7 +72,9 @@ def measure(
         )
 
     calls: dict[str, Callable[[int], object]] = {
-        "write_kv": lambda layer: kernels.write_kv(k, v, pool, layer, new_slots, PAGE_SIZE),
+        "rotate_and_write_kv": lambda layer: kernels.rotate_and_write_kv(
+            qkv, transform, positions, pool, layer, new_slots, PAGE_SIZE, NUM_KV_HEADS
+        ),
         "paged_attention": lambda layer: kernels.paged_attention(
             q, pool, layer, batch, NUM_KV_HEADS, SCALE, None
         ),
@@ -133,14 +138,17 @@ def random_batch(
     return batch, pool
 
 
-def slots_of_new_tokens(batch: AttentionBatch, query_lens: list[int]) -> Tensor:
-    slots = []
+def places_of_new_tokens(batch: AttentionBatch, query_lens: list[int]) -> tuple[Tensor, Tensor]:
+    """Positions and KV slots, int64 [num_tokens] each."""
+    all_positions, slots = [], []
     for i, query_len in enumerate(query_lens):
         context_len = int(batch.context_lens[i])
         positions = torch.arange(context_len - query_len, context_len)
         pages = batch.page_table[i].cpu().long()[positions // PAGE_SIZE]
+        all_positions.append(positions)
         slots.append(pages * PAGE_SIZE + positions % PAGE_SIZE)
-    return torch.cat(slots).to(batch.page_table.device)
+    device = batch.page_table.device
+    return torch.cat(all_positions).to(device), torch.cat(slots).to(device)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         model_name: the name that requests use; None is the last part of `model`.
         device: "cpu" or "cuda"; None is a GPU where there is one.
         dtype: "float32", "bfloat16" or "float16"; None is float32 on a CPU, else the model's own.
+        weights: what the weight matrices are stored in: "float32", "bfloat16" or "int8"; None is
+            `dtype`. Another than `dtype` is for a CPU that computes in float32.
         pool_memory_bytes: size of the page pool; None is a share of what is free.
         host_adapter_bytes: budget for packed copies of adapters in host memory; None is a share of
             what is free.
         prefix_cache: keep the KV of computed tokens for requests that begin alike.
+        cuda_graphs: on a GPU, replay decode steps from captured graphs.
         eviction_policy: "saving" (`memory/eviction.py`), or "lru" for comparison.
         static_adapter_pages: pages that only adapters may take, the others being for KV alone;
             None is one pool for both. It is for measuring what one pool is worth.
@@ -38,9 +41,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     model_name: str | None = None
     device: str | None = None
     dtype: str | None = None
+    weights: str | None = None
     pool_memory_bytes: int | None = None
     host_adapter_bytes: int | None = None
     prefix_cache: bool = True
+    cuda_graphs: bool = True
     eviction_policy: Literal["saving", "lru"] = "saving"
     static_adapter_pages: int | None = None
     page_size: int | None = None

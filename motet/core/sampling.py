@@ -49,3 +49,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             or self.presence_penalty != 0.0
             or self.frequency_penalty != 0.0
         )
+
+    @property
+    def is_plainly_greedy(self) -> bool:
+        """Whether the likeliest token is taken as the logits are."""
+        return self.temperature < LEAST_TEMPERATURE and not self.has_penalties

@@ -5,13 +5,15 @@ Does not know: the process around it (`process.py`).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-import numba
 import torch
 
 from motet.core.config import EngineConfig
 from motet.core.messages import EngineReady, FromEngine
 from motet.engine.adapters import EngineAdapters
+from motet.engine.cuda_graphs import CudaCapture
+from motet.engine.decode_graphs import DecodeGraphs
 from motet.engine.engine import Engine
 from motet.engine.loader import AdapterLoader
 from motet.engine.resolve import (
@@ -23,14 +25,31 @@ from motet.engine.resolve import (
     resolve_num_pages,
     resolve_num_threads,
 )
-from motet.engine.runner import ModelRunner, ResidentAdapter
+from motet.engine.runner import ModelRunner
 from motet.engine.store import AdapterStore
-from motet.kernels.types import load_kernels
+from motet.kernels.types import Kernels, load_kernels
 from motet.memory.device_pool import DevicePool, row_capacity
 from motet.memory.eviction import LruPolicy, PageCosts, SavingPolicy
-from motet.memory.unified import unified_memory
-from motet.models.loader import load_decoder, resolve_dtype, resolve_model_dir
+from motet.memory.unified import UnifiedMemory, unified_memory
+from motet.models.decoder import Decoder
+from motet.models.loader import load_decoder, resolve_dtype, resolve_model_dir, resolve_storage
 from motet.scheduler.scheduler import Scheduler
+
+
+@dataclass(frozen=True)
+class EngineParts:
+    """An engine, and the parts that others than itself may look at.
+
+    Attributes:
+        max_model_len: longest sequence [tokens].
+    """
+
+    engine: Engine
+    scheduler: Scheduler
+    memory: UnifiedMemory
+    device_pool: DevicePool
+    store: AdapterStore
+    max_model_len: int
 
 
 def build_engine(
@@ -48,14 +67,45 @@ def build_engine(
         ModelError: the model cannot be loaded.
     """
     device = resolve_device(config)
-    num_threads = resolve_num_threads(config)
-    torch.set_num_threads(num_threads)
-    numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))
+    _limit_threads(resolve_num_threads(config), device)
     model_dir = resolve_model_dir(config.model)
     dtype = resolve_dtype(config.dtype, device, model_dir)
-    decoder = load_decoder(model_dir, device, dtype)
-    shape = decoder.config.shape
-    geometry = resolve_geometry(config, shape)
+    decoder = load_decoder(model_dir, device, dtype, resolve_storage(config.weights, device, dtype))
+    parts = assemble_engine(config, decoder, load_kernels(device), wake, send)
+    ready = EngineReady(
+        model_name=config.model_name or model_dir.name,
+        shape=decoder.config.shape,
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
+        max_model_len=parts.max_model_len,
+        page_size=parts.memory.geometry.page_size,
+        page_bytes=parts.memory.page_bytes,
+        num_pages=parts.memory.pool.num_pages,
+    )
+    return parts.engine, ready
+
+
+def assemble_engine(
+    config: EngineConfig,
+    decoder: Decoder,
+    kernels: Kernels,
+    wake: Callable[[], None],
+    send: Callable[[FromEngine], None],
+) -> EngineParts:
+    """Size the pool beside a decoder, and wire the engine around it.
+
+    Args:
+        config: the options; what is None is filled here. Those that choose the model, its dtype,
+            its device and the number of threads have been followed before.
+        decoder: the model, on its device.
+        kernels: the device's kernels.
+        wake, send: as for `build_engine`.
+
+    Raises:
+        ConfigError: options that contradict the model or the machine.
+    """
+    device, dtype = decoder.device, decoder.dtype
+    geometry = resolve_geometry(config, decoder.config.shape)
     max_model_len = resolve_max_model_len(config, decoder.config.max_position_embeddings)
     num_pages = resolve_num_pages(config, geometry, dtype, device)
     page_bytes = geometry.page_bytes(dtype.itemsize)
@@ -73,18 +123,15 @@ def build_engine(
         num_adapter_pages=resolve_adapter_pages(config, num_pages),
     )
     store = AdapterStore()
-
-    def resident_adapter(digest: str) -> ResidentAdapter:
-        return ResidentAdapter(memory.residency.slot(digest), store.info(digest).max_rank)
-
-    runner = ModelRunner(decoder, device_pool, load_kernels(device), resident_adapter)
-    runner.warm_up()
     scheduler = Scheduler(
         memory,
         max_step_tokens=config.max_step_tokens,
         max_running=config.max_running,
         keeps_prefixes=config.prefix_cache,
     )
+    graphs = _decode_graphs(config, decoder, device_pool, kernels, max_model_len)
+    runner = ModelRunner(decoder, device_pool, kernels, scheduler.pages.table, graphs)
+    runner.warm_up()
     engine = Engine(
         scheduler=scheduler,
         runner=runner,
@@ -101,14 +148,39 @@ def build_engine(
         max_model_len=max_model_len,
         send=send,
     )
-    ready = EngineReady(
-        model_name=config.model_name or model_dir.name,
-        shape=shape,
-        dtype=str(dtype).removeprefix("torch."),
-        device=str(device),
+    return EngineParts(
+        engine=engine,
+        scheduler=scheduler,
+        memory=memory,
+        device_pool=device_pool,
+        store=store,
         max_model_len=max_model_len,
-        page_size=geometry.page_size,
-        page_bytes=page_bytes,
-        num_pages=num_pages,
     )
-    return engine, ready
+
+
+def _decode_graphs(
+    config: EngineConfig,
+    decoder: Decoder,
+    pool: DevicePool,
+    kernels: Kernels,
+    max_model_len: int,
+) -> DecodeGraphs | None:
+    """On a GPU, what replays decode steps, unless that is turned off."""
+    if decoder.device.type != "cuda" or not config.cuda_graphs:
+        return None
+    return DecodeGraphs(
+        decoder,
+        pool,
+        kernels,
+        CudaCapture(),
+        max_running=config.max_running,
+        max_model_len=max_model_len,
+    )
+
+
+def _limit_threads(num_threads: int, device: torch.device) -> None:
+    torch.set_num_threads(num_threads)
+    if device.type == "cpu":
+        import numba  # a GPU's kernels do without it
+
+        numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))

@@ -3,10 +3,16 @@
 Owns: the step, and a request's way from `AddRequest` to its last token.
 Does not know: sockets and processes (`process.py`), how adapters come and go (`adapters.py`), HTTP,
 names of adapters.
+
+A step is scheduled, launched, and committed once its tokens are known. On a CPU these follow one
+another. On a GPU the next step is scheduled and launched before the tokens of this one are waited
+for, so that the device always has something to do; `scheduler.py` says what becomes of sequences
+that end meanwhile.
 """
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from motet.core.messages import (
@@ -36,12 +42,34 @@ from motet.scheduler.sequence import Batch
 _PREFILL_TOKENS_PER_SEQUENCE = 8
 
 
-class Runner(Protocol):
-    """Computes a batch: see `runner.ModelRunner`."""
+class PendingTokens(Protocol):
+    """Tokens of a step that may still be running: see `runner.PendingTokens`."""
 
-    def run(self, batch: Batch) -> list[int | None]:
-        """Tokens of the sampling chunks, in order."""
+    def wait(self) -> list[int | None]:
+        """Tokens of the sampling chunks, in order, once the step has run."""
         ...
+
+
+class Runner(Protocol):
+    """Computes batches: see `runner.ModelRunner`."""
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a batch may be launched before the tokens of the one before are waited for."""
+        ...
+
+    def launch(self, batch: Batch) -> PendingTokens:
+        """Start computing a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step in flight."""
+
+    batch: Batch
+    tokens: PendingTokens
+    launched_s: float
 
 
 class Engine:
@@ -74,6 +102,8 @@ class Engine:
         self._max_model_len = max_model_len
         self._send = send
         self._counts = StepCounts()
+        self._in_flight: _Step | None = None
+        self._finished_s = 0.0  # when the last step was
 
     def handle(self, message: ToEngine) -> None:
         """Take one message. Never waits: what takes time is answered later."""
@@ -99,24 +129,42 @@ class Engine:
                 raise AssertionError(f"{message!r} is not for the engine")
 
     def step(self) -> bool:
-        """Run one step: schedule, run, commit. False if there was nothing to run."""
+        """Launch the next step, and commit the one before. False if there was nothing to do."""
         self._adapters.take_loader_events()
+        before = self._in_flight
+        if before is not None and not self._scheduler.may_run_ahead:
+            self._finish(before)
+            before = None
         plan = self._scheduler.schedule()
         self._adapters.share_cores(is_stepping=bool(plan.batch.chunks))
         self._adapters.start(plan)
-        if not plan.batch.chunks:
-            return False
-        started_s = time.monotonic()
-        tokens = self._runner.run(plan.batch)
-        self._learn_cost(plan.batch, time.monotonic() - started_s)
-        self._counts.num_steps += 1
-        self._counts.num_output_tokens += len(tokens)
-        self._report(self._scheduler.commit(plan.batch, tokens))
-        return True
+        self._in_flight = self._launch(plan.batch) if plan.batch.chunks else None
+        has_work = before is not None or self._in_flight is not None
+        if before is not None:
+            self._finish(before)
+        if self._in_flight is not None and not self._runner.overlaps:
+            self._finish(self._in_flight)
+            self._in_flight = None
+        return has_work
 
     def close(self) -> None:
         """End the loader threads."""
         self._adapters.close()
+
+    def _launch(self, batch: Batch) -> _Step:
+        launched_s = time.monotonic()
+        return _Step(batch, self._runner.launch(batch), launched_s)
+
+    def _finish(self, step: _Step) -> None:
+        """Wait for the tokens of a step, and commit it."""
+        tokens = step.tokens.wait()
+        started_s = max(step.launched_s, self._finished_s)  # the device takes one after another
+        self._finished_s = time.monotonic()
+        self._learn_cost(step.batch, self._finished_s - started_s)
+        outputs = self._scheduler.commit(step.batch, tokens)
+        self._counts.num_steps += 1
+        self._counts.num_output_tokens += len(outputs)
+        self._report(outputs)
 
     def _learn_cost(self, batch: Batch, seconds: float) -> None:
         if batch.num_tokens >= _PREFILL_TOKENS_PER_SEQUENCE * len(batch.chunks):

@@ -138,8 +138,16 @@ class AdapterLoader:
         self._start(self._readers, lambda pace: self._fetch(digest, paths, pace))
 
     def copy(self, placement: Placement, packed: PackedAdapter) -> None:
-        """Start copying an adapter to its pages; ends with `CopyDone` or `CopyFailed`."""
-        self._start(self._copier, lambda pace: self._copy(placement, packed, pace))
+        """Start copying an adapter to its pages; ends with `CopyDone` or `CopyFailed`.
+
+        A GPU begins once it has run the steps that were launched before this call: until then
+        they may read or write what was in these pages.
+        """
+        launched: torch.Event | None = None
+        if self._stream is not None:
+            launched = torch.Event(self._pool.data.device)
+            launched.record()
+        self._start(self._copier, lambda pace: self._copy(placement, packed, launched, pace))
 
     def poll(self) -> list[LoaderEvent]:
         """The events since the last call, without waiting."""
@@ -233,12 +241,19 @@ class AdapterLoader:
                 code="adapter_too_large",
             )
 
-    def _copy(self, placement: Placement, packed: PackedAdapter, pace: OneLoad) -> LoaderEvent:
+    def _copy(
+        self,
+        placement: Placement,
+        packed: PackedAdapter,
+        launched: torch.Event | None,
+        pace: OneLoad,
+    ) -> LoaderEvent:
         started_s = time.monotonic()
         try:
-            if self._stream is None:
+            if self._stream is None or launched is None:
                 self._pool.copy_in(packed, placement, pace=pace)
             else:
+                self._stream.wait_event(launched)
                 with self._stream:
                     self._pool.copy_in(packed, placement)
                 self._stream.synchronize()

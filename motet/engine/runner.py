@@ -1,30 +1,46 @@
 """One step on the device: a batch of chunks becomes tensors, logits, and tokens.
 
-Owns: the order of tokens within a batch, and the index tensors that the kernels read.
-Does not know: why these sequences were chosen.
+Owns: the index tensors that the kernels read, and the tokens that stay on the device.
+Does not know: why these sequences were chosen, nor what becomes of their tokens.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from motet.engine.sampler import SamplingRow, sample
+from motet.engine.batch_arrays import BatchArrays, batch_arrays, segment_starts
+from motet.engine.decode_graphs import DecodeGraphs
+from motet.engine.last_tokens import LastTokens
+from motet.engine.sampler import SampledTokens, SamplingRow, sample
+from motet.engine.transfer import Download, Values, upload
 from motet.kernels.types import AttentionBatch, Kernels, LoraPairs
 from motet.memory.device_pool import DevicePool
 from motet.models.context import ForwardContext, LoraContext
 from motet.models.decoder import Decoder
+from motet.scheduler.page_table import PageTable
 from motet.scheduler.sequence import Batch, ScheduledChunk
 
 
-@dataclass(frozen=True)
-class ResidentAdapter:
-    """What a step must know of an adapter on the device."""
+class PendingTokens:
+    """The tokens of a step that was launched, which may still be running."""
 
-    slot: int
-    max_rank: int
+    def __init__(self, sampled: SampledTokens, given_order: np.ndarray) -> None:
+        self._token_ids = Download(sampled.token_ids)
+        self._is_usable = Download(sampled.is_usable)
+        self._given_order = given_order
+
+    def wait(self) -> list[int | None]:
+        """A token for each sampling chunk, in the batch's order; None: its logits were not finite.
+
+        Returns once the step has run.
+        """
+        token_ids = self._token_ids.wait()[self._given_order].tolist()
+        is_usable = self._is_usable.wait()[self._given_order].tolist()
+        return [
+            token if usable else None for token, usable in zip(token_ids, is_usable, strict=True)
+        ]
 
 
 class ModelRunner:
@@ -34,7 +50,8 @@ class ModelRunner:
         decoder: the model.
         pool: KV and adapter weights.
         kernels: the device's kernels.
-        resident_adapter: gives the slot and rank of a digest that is on the device.
+        page_table: the pages of the running sequences, as the scheduler keeps them.
+        graphs: runs batches of decodes; None has them run like all others.
     """
 
     def __init__(
@@ -42,33 +59,44 @@ class ModelRunner:
         decoder: Decoder,
         pool: DevicePool,
         kernels: Kernels,
-        resident_adapter: Callable[[str], ResidentAdapter],
+        page_table: PageTable,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         self._decoder = decoder
         self._pool = pool
         self._kernels = kernels
-        self._resident_adapter = resident_adapter
+        self._page_table = page_table
+        self._graphs = graphs
         self._device = pool.data.device
+        self._last_tokens = LastTokens(page_table.num_rows, self._device)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a step may be launched before the tokens of the one before are known.
+
+        On a CPU the step's threads have the cores, and there is nothing to do beside it.
+        """
+        return self._device.type != "cpu"
 
     @torch.inference_mode()
     def warm_up(self) -> None:
         """Run one token, so that kernels are compiled before a request waits for them.
 
-        It needs an empty pool: it writes to page 0, and counts on slot 0 having no rank rows.
+        It needs an empty pool: it writes to page 0.
         """
-        zero = self._tensor([0], torch.int64)
-        bounds = self._tensor([0, 1], torch.int32)
+        zero = self._upload([0], torch.int64)
+        bounds = self._upload([0, 1], torch.int32)
         attention = AttentionBatch(
-            page_table=self._tensor([[0]], torch.int32),
+            page_table=self._upload([0], torch.int32).view(1, 1),
             query_starts=bounds,
-            context_lens=self._tensor([1], torch.int32),
+            context_lens=self._upload([1], torch.int32),
             max_query_len=1,
             max_context_len=1,
             page_size=self._pool.geometry.page_size,
         )
         pairs = LoraPairs(
-            tokens=self._tensor([0], torch.int32),
-            slots=self._tensor([0], torch.int32),
+            tokens=self._upload([0], torch.int32),
+            slots=self._upload([self._pool.empty_slot], torch.int32),
             weights=torch.ones(1, device=self._device),
             segment_starts=bounds,
             max_rank=1,
@@ -82,111 +110,94 @@ class ModelRunner:
             lora=LoraContext(tables=self._pool.tables, pairs=pairs),
         )
         self._decoder.forward(zero, zero, context)
+        if self._graphs is not None:
+            self._graphs.warm_up()
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> list[int | None]:
-        """Compute the chunks and sample a token for each that ends at its last known token.
+    def launch(self, batch: Batch) -> PendingTokens:
+        """Compute the chunks, and sample a token for each that one follows from.
 
-        Returns the tokens in the order of the sampling chunks of the batch; None where the logits
-        were not finite.
+        Batches are computed in the order in which they are launched. A chunk that awaits a token
+        gets it from the batch before, on the device.
         """
-        adapters = [self._adapter_of(chunk) for chunk in batch.chunks]
-        # Tokens of one adapter side by side, base tokens first: a segment is a slice of the batch.
-        order = sorted(range(len(batch.chunks)), key=lambda i: _slot_order(adapters[i]))
-        chunks = [batch.chunks[i] for i in order]
-        token_ids = np.concatenate(
-            [chunk.sequence.token_ids(chunk.start, chunk.end) for chunk in chunks]
+        arrays = batch_arrays(
+            batch.chunks, self._page_table, self._pool.geometry.page_size, self._pool.empty_slot
         )
-        last_rows = np.cumsum([chunk.num_new_tokens for chunk in chunks]) - 1
-        samples = np.array([chunk.samples for chunk in chunks])
-        logits = self._decoder.forward(
-            self._tensor(token_ids, torch.int64),
-            self._tensor(last_rows[samples], torch.int64),
-            self._context(chunks, [adapters[i] for i in order]),
+        logits = self._logits(arrays)
+        chunks = [chunk for chunk in arrays.chunks if chunk.samples]
+        sampled = sample(logits, _sampling_rows(chunks))
+        if self.overlaps:
+            self._last_tokens.keep(arrays, sampled.token_ids)
+        return PendingTokens(sampled, arrays.given_order)
+
+    def _logits(self, arrays: BatchArrays) -> Tensor:
+        """float32 [num_sampling_chunks, vocab_size]."""
+        max_rank = int(self._pool.max_ranks[arrays.slots[: arrays.num_adapted]].max(initial=0))
+        if self._graphs is not None and arrays.is_decode:
+            return self._graphs.run(arrays, max_rank, self._last_tokens)
+        token_ids = self._upload(arrays.token_ids, torch.int64)
+        self._last_tokens.fill_in(arrays, token_ids)
+        return self._decoder.forward(
+            token_ids,
+            self._upload(arrays.logits_rows, torch.int64),
+            self._context(arrays, max_rank),
         )
-        tokens = sample(logits, [_sampling_row(chunk) for chunk in chunks if chunk.samples])
-        sampled = iter(tokens)
-        by_index = {i: next(sampled) for i in order if batch.chunks[i].samples}
-        return [by_index[i] for i in sorted(by_index)]
 
-    def _adapter_of(self, chunk: ScheduledChunk) -> ResidentAdapter | None:
-        digest = chunk.sequence.digest
-        return None if digest is None else self._resident_adapter(digest)
-
-    def _context(
-        self, chunks: Sequence[ScheduledChunk], adapters: Sequence[ResidentAdapter | None]
-    ) -> ForwardContext:
-        page_size = self._pool.geometry.page_size
-        positions = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in chunks])
-        page_table = _page_table(chunks)
-        num_new = np.array([chunk.num_new_tokens for chunk in chunks])
-        rows = np.repeat(np.arange(len(chunks)), num_new)
-        kv_slots = page_table[rows, positions // page_size].astype(np.int64) * page_size
-        kv_slots += positions % page_size
-        context_lens = np.array([chunk.end for chunk in chunks])
+    def _context(self, arrays: BatchArrays, max_rank: int) -> ForwardContext:
+        num_new = np.diff(arrays.query_starts)
         attention = AttentionBatch(
-            page_table=self._tensor(page_table, torch.int32),
-            query_starts=self._tensor(np.concatenate([[0], np.cumsum(num_new)]), torch.int32),
-            context_lens=self._tensor(context_lens, torch.int32),
+            page_table=self._upload(arrays.page_table, torch.int32),
+            query_starts=self._upload(arrays.query_starts, torch.int32),
+            context_lens=self._upload(arrays.context_lens, torch.int32),
             max_query_len=int(num_new.max()),
-            max_context_len=int(context_lens.max()),
-            page_size=page_size,
+            max_context_len=int(arrays.context_lens.max()),
+            page_size=self._pool.geometry.page_size,
         )
         return ForwardContext(
             pool=self._pool.data,
             kernels=self._kernels,
             attention=attention,
-            positions=self._tensor(positions, torch.int64),
-            kv_slots=self._tensor(kv_slots, torch.int64),
-            lora=self._lora(num_new, adapters),
+            positions=self._upload(arrays.positions, torch.int64),
+            kv_slots=self._upload(arrays.kv_slots, torch.int64),
+            lora=self._lora(arrays, num_new, max_rank),
         )
 
-    def _lora(
-        self, num_new: np.ndarray, adapters: Sequence[ResidentAdapter | None]
-    ) -> LoraContext | None:
-        """The pairs of a batch in which tokens are sorted by slot; None without any adapter."""
-        slots = np.array([adapter.slot for adapter in adapters if adapter is not None])
-        if len(slots) == 0:
+    def _lora(self, arrays: BatchArrays, num_new: np.ndarray, max_rank: int) -> LoraContext | None:
+        """The pairs of the tokens with an adapter, which come first; None without any."""
+        num_adapted = arrays.num_adapted
+        if num_adapted == 0:
             return None
-        first = len(adapters) - len(slots)  # chunks of the base model come first
-        first_token = int(num_new[:first].sum())
-        token_slots = np.repeat(slots, num_new[first:])
-        num_pairs = len(token_slots)
-        boundaries = np.flatnonzero(np.diff(token_slots)) + 1
+        num_pairs = int(arrays.query_starts[num_adapted])
         pairs = LoraPairs(
-            tokens=self._tensor(np.arange(first_token, first_token + num_pairs), torch.int32),
-            slots=self._tensor(token_slots, torch.int32),
-            weights=torch.ones(num_pairs, dtype=torch.float32, device=self._device),
-            segment_starts=self._tensor(
-                np.concatenate([[0], boundaries, [num_pairs]]), torch.int32
+            tokens=torch.arange(num_pairs, dtype=torch.int32, device=self._device),
+            slots=self._upload(
+                np.repeat(arrays.slots[:num_adapted], num_new[:num_adapted]), torch.int32
             ),
-            max_rank=max(adapter.max_rank for adapter in adapters if adapter is not None),
+            weights=torch.ones(num_pairs, dtype=torch.float32, device=self._device),
+            segment_starts=self._upload(
+                arrays.query_starts[segment_starts(arrays.slots[:num_adapted])], torch.int32
+            ),
+            max_rank=max_rank,
         )
         return LoraContext(tables=self._pool.tables, pairs=pairs)
 
-    def _tensor(
-        self, values: np.ndarray | list[int] | list[list[int]], dtype: torch.dtype
-    ) -> Tensor:
-        return torch.as_tensor(values, dtype=dtype).to(self._device)
+    def _upload(self, values: Values, dtype: torch.dtype) -> Tensor:
+        return upload(values, dtype, self._device)
 
 
-def _slot_order(adapter: ResidentAdapter | None) -> int:
-    return 0 if adapter is None else adapter.slot + 1
-
-
-def _page_table(chunks: Sequence[ScheduledChunk]) -> np.ndarray:
-    """int32 [num_seqs, most pages]; entries past a sequence's own pages are 0 and never read."""
-    table = np.zeros((len(chunks), max(len(chunk.sequence.pages) for chunk in chunks)), np.int32)
-    for row, chunk in enumerate(chunks):
-        table[row, : len(chunk.sequence.pages)] = chunk.sequence.pages
-    return table
-
-
-def _sampling_row(chunk: ScheduledChunk) -> SamplingRow:
-    sequence = chunk.sequence
-    return SamplingRow(
-        params=sequence.sampling,
-        position=sequence.num_tokens,
-        prompt_token_ids=sequence.prompt_token_ids,
-        output_token_ids=sequence.output_token_ids,
-    )
+def _sampling_rows(chunks: Sequence[ScheduledChunk]) -> list[SamplingRow]:
+    """The rows of those that are not simply greedy; a row of logits for each chunk."""
+    rows = []
+    for index, chunk in enumerate(chunks):
+        sequence = chunk.sequence
+        if not sequence.sampling.is_plainly_greedy:
+            rows.append(
+                SamplingRow(
+                    index,
+                    sequence.sampling,
+                    chunk.end,
+                    sequence.prompt_token_ids,
+                    sequence.output_token_ids,
+                )
+            )
+    return rows

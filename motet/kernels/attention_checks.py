@@ -1,4 +1,4 @@
-"""What every implementation of KV write and paged attention asks of its arguments.
+"""What every implementation of paged attention asks of its arguments.
 
 Owns: the assertions. Does not know: devices.
 """
@@ -6,19 +6,6 @@ Owns: the assertions. Does not know: devices.
 from torch import Tensor
 
 from motet.kernels.types import AttentionBatch
-
-
-def check_write_kv(k: Tensor, v: Tensor, pool: Tensor, kv_slots: Tensor, page_size: int) -> None:
-    """Raises: AssertionError, saying what does not fit."""
-    num_tokens, num_kv_heads, head_dim = k.shape
-    assert k.shape == v.shape, f"k is {tuple(k.shape)}, v {tuple(v.shape)}; pass equal shapes"
-    assert k.dtype == v.dtype == pool.dtype, (
-        f"k is {k.dtype}, v {v.dtype}, the pool {pool.dtype}; convert k and v"
-    )
-    assert kv_slots.shape == (num_tokens,), (
-        f"{tuple(kv_slots.shape)} slots for {num_tokens} tokens; pass one slot for each"
-    )
-    _check_pool(pool, page_size, num_kv_heads, head_dim)
 
 
 def check_paged_attention(
@@ -37,10 +24,11 @@ def check_paged_attention(
     assert len(batch.query_starts) == batch.num_seqs + 1, (
         f"{len(batch.query_starts)} query_starts for {batch.num_seqs} sequences; expected one more"
     )
-    _check_pool(pool, batch.page_size, num_kv_heads, head_dim)
+    check_pool(pool, batch.page_size, num_kv_heads, head_dim)
 
 
-def _check_pool(pool: Tensor, page_size: int, num_kv_heads: int, head_dim: int) -> None:
+def check_pool(pool: Tensor, page_size: int, num_kv_heads: int, head_dim: int) -> None:
+    """Raises: AssertionError, saying what does not fit."""
     page_elems = 2 * page_size * num_kv_heads * head_dim
     assert pool.shape[2] == page_elems, (
         f"a page has {pool.shape[2]} elements; expected {page_elems}, K and V of {page_size} tokens"

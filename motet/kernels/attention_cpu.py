@@ -1,4 +1,4 @@
-"""KV write and paged attention on a CPU, over the pool in place.
+"""Paged attention on a CPU, over the pool in place.
 
 Owns: what the compiled loops (`attention_cpu_loops.py`) are given, and the path of a 16-bit pool.
 Does not know: who fills the page table.
@@ -7,49 +7,15 @@ A float32 pool is read where it lies, through the page table. The pages of a 16-
 gathered and widened first, in each call: right, but not fast.
 """
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from motet.kernels import attention_cpu_loops as loops
-from motet.kernels.attention_checks import check_paged_attention, check_write_kv
+from motet.kernels.attention_checks import check_paged_attention
 from motet.kernels.types import AttentionBatch
 
 LOG2_E = 1.4426950408889634
-
-
-def write_kv(
-    k: Tensor, v: Tensor, pool: Tensor, layer: int, kv_slots: Tensor, page_size: int
-) -> None:
-    """Store the new tokens' keys and values in their pages.
-
-    KV[layer, slot // page_size, 0 or 1, slot % page_size] = k[t] or v[t]  with slot = kv_slots[t]
-
-    Args:
-        k, v: [num_tokens, num_kv_heads, head_dim], the pool's dtype (any of 2 or 4 bytes). Tokens
-            may be any stride apart, as in a merged qkv tensor; else they are copied once.
-        pool: [num_layers, num_pages, page_elems], contiguous, of which the named slots change.
-        kv_slots: int64 [num_tokens].
-        page_size: KV tokens in a page.
-    """
-    num_tokens, num_kv_heads, head_dim = k.shape
-    check_write_kv(k, v, pool, kv_slots, page_size)
-    if num_tokens == 0:
-        return
-    bits = torch.int32 if pool.element_size() == 4 else torch.int16
-    k_flat, k_stride = _flat_rows(k.view(bits))
-    v_flat, v_stride = _flat_rows(v.view(bits))
-    loops.write_kv(
-        k_flat,
-        k_stride,
-        v_flat,
-        v_stride,
-        pool[layer].view(bits).view(-1).numpy(),
-        page_size,
-        num_kv_heads * head_dim,
-        kv_slots.numpy(),
-    )
 
 
 def paged_attention(
@@ -67,10 +33,9 @@ def paged_attention(
     over the positions j <= i of the token's own sequence, i its position there; with a sliding
     window of w, over i - w < j <= i.
 
-    A single token: scores of its context, then their softmax, then the weighted sum, each K and V
-    row read once for the heads of its group. A chunk: tiles of 64 (token, head) rows of a
-    group, the online softmax (Milakov & Gimelshein 2018) page by page as in FlashAttention (Dao et
-    al. 2022), the rows in the SIMD lanes. Work is cut into one run per thread of equal cost.
+    Heads of a group, and neighbouring tokens of a chunk, share what is read of a key: scores of
+    all keys that any of them sees, then their softmax, then the weighted sum. The work is cut into
+    one run per thread of equal cost.
 
     Args:
         q: [num_tokens, num_heads, head_dim], head_dim a multiple of 16, the pool's dtype. Tokens
@@ -85,42 +50,38 @@ def paged_attention(
     """
     num_tokens, num_heads, head_dim = q.shape
     check_paged_attention(q, pool, batch, num_kv_heads, sliding_window)
+    for name in ("page_table", "query_starts", "context_lens"):
+        dtype = getattr(batch, name).dtype
+        assert dtype == torch.int32, f"{name} is {dtype}, expected int32"
     out = torch.empty(num_tokens, num_heads, head_dim, dtype=torch.float32)
     if num_tokens == 0 or batch.num_seqs == 0:
-        return out.to(q.dtype)
+        return out.to(pool.dtype)
     if pool.dtype == torch.float32:
         pages, page_table = pool[layer], batch.page_table
     else:
         pages, page_table = _widened_pages(pool[layer], batch)
     if sliding_window is None:
         sliding_window = page_table.shape[1] * batch.page_size  # no context is longer
-    q_flat, q_stride = _flat_rows(q.float())
+    q = q.float()
+    if q.stride(2) != 1 or q.stride(1) != head_dim:
+        q = q.contiguous()
+    page_table = page_table.contiguous()
     loops.attend_batch(
-        q_flat,
-        q_stride,
-        pages.view(-1).numpy(),
-        (batch.page_size, num_kv_heads, head_dim),
-        page_table.contiguous().numpy(),
-        batch.query_starts.numpy(),
-        batch.context_lens.numpy(),
-        np.float32(scale * LOG2_E),
+        (q.data_ptr(), q.stride(0), num_heads),
+        (out.data_ptr(), out.stride(0), num_heads),
+        (pages.data_ptr(), batch.page_size, num_kv_heads, head_dim),
+        (
+            page_table.data_ptr(),
+            batch.query_starts.data_ptr(),
+            batch.context_lens.data_ptr(),
+            page_table.shape[1],
+            batch.num_seqs,
+        ),
         sliding_window,
-        numba.get_num_threads(),
-        out.numpy(),
+        np.float32(scale * LOG2_E),
+        torch.get_num_threads(),
     )
-    return out.to(q.dtype)
-
-
-def _flat_rows(x: Tensor) -> tuple[np.ndarray, int]:
-    """[n, heads, dim] as one flat array and the elements from one row to the next.
-
-    Numba compiles once for a flat array, whatever tensor the rows are a part of.
-    """
-    num_rows, num_heads, dim = x.shape
-    if x.stride(2) != 1 or x.stride(1) != dim:
-        x = x.contiguous()
-    stride = x.stride(0)
-    return x.as_strided(((num_rows - 1) * stride + num_heads * dim,), (1,)).numpy(), stride
+    return out.to(pool.dtype)
 
 
 def _widened_pages(layer_pool: Tensor, batch: AttentionBatch) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
-"""KV write and paged attention in plain torch, one sequence at a time.
+"""Paged attention in plain torch, one sequence at a time.
 
-Owns: the meaning of both kernels. The CPU and Triton implementations are tested against it.
+Owns: the meaning of the kernel. The CPU and Triton implementations are tested against it.
 Does not know: speed.
 """
 
@@ -8,25 +8,6 @@ import torch
 from torch import Tensor
 
 from motet.kernels.types import AttentionBatch
-
-
-def write_kv(
-    k: Tensor, v: Tensor, pool: Tensor, layer: int, kv_slots: Tensor, page_size: int
-) -> None:
-    """Store the new tokens' keys and values in their pages.
-
-    KV[layer, slot // page_size, 0 or 1, slot % page_size] = k[t] or v[t]  with slot = kv_slots[t]
-
-    Args:
-        k, v: [num_tokens, num_kv_heads, head_dim], any strides, the pool's dtype.
-        pool: [num_layers, num_pages, page_elems], of which the named slots change and nothing else.
-        kv_slots: int64 [num_tokens].
-        page_size: KV tokens in a page.
-    """
-    num_kv_heads, head_dim = k.shape[1:]
-    pages = _kv_view(pool[layer], page_size, num_kv_heads, head_dim)
-    pages[kv_slots // page_size, 0, kv_slots % page_size] = k
-    pages[kv_slots // page_size, 1, kv_slots % page_size] = v
 
 
 def paged_attention(
@@ -52,7 +33,7 @@ def paged_attention(
         [num_tokens, num_heads, head_dim], contiguous, q's dtype.
     """
     num_heads, head_dim = q.shape[1:]
-    pages = _kv_view(pool[layer], batch.page_size, num_kv_heads, head_dim)
+    pages = pool[layer].view(-1, 2, batch.page_size, num_kv_heads, head_dim)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     starts = batch.query_starts.tolist()
     for i, context_len in enumerate(batch.context_lens.tolist()):
@@ -75,8 +56,3 @@ def paged_attention(
         weights = scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)
         out[rows] = torch.einsum("htj,jhd->thd", weights, v).to(q.dtype)
     return out
-
-
-def _kv_view(layer_pool: Tensor, page_size: int, num_kv_heads: int, head_dim: int) -> Tensor:
-    """One layer's pages as [num_pages, 2, page_size, num_kv_heads, head_dim]."""
-    return layer_pool.view(-1, 2, page_size, num_kv_heads, head_dim)

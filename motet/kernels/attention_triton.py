@@ -1,9 +1,12 @@
-"""KV write and paged attention in Triton.
+"""Paged attention in Triton.
 
-Owns: the choice of kernel, split count and tile sizes from shapes that the host knows.
+Owns: the choice of kernel, grids and tile sizes from shapes that the host knows.
 Does not know: who fills the page table.
 
-No wrapper reads a tensor's values, so a captured graph stays right when contexts grow.
+No wrapper reads a tensor's values, so a captured graph stays right when contexts grow, and as fast:
+the device itself shares out the work of a decode by the true lengths of the contexts. The block of
+keys, the shares and the warps are chosen from what an H100's compiler reports (registers, shared
+memory, loads ahead) and from arithmetic, not yet from times.
 """
 
 import functools
@@ -13,48 +16,14 @@ import triton
 from torch import Tensor
 
 from motet.kernels import attention_triton_kernels as kernels
-from motet.kernels.attention_checks import check_paged_attention, check_write_kv
+from motet.kernels.attention_checks import check_paged_attention
 from motet.kernels.types import AttentionBatch
 
 LOG2_E = 1.4426950408889634
 BLOCK_KEYS = 64
-MIN_KEYS_PER_SPLIT = 128  # a shorter split costs more to combine than it saves
-MAX_SPLITS = 64
-PROGRAMS_PER_SM = 2  # in decode, enough to keep the memory busy
+SHARES_PER_SM = 3  # as many programs of 64 keys of a 16-bit head_dim of 128 fit an SM's memory
+MAX_SHARES = 128  # of one KV head; combine holds as many rows of sums
 MAX_BLOCK_ROWS = 128
-
-
-def write_kv(
-    k: Tensor, v: Tensor, pool: Tensor, layer: int, kv_slots: Tensor, page_size: int
-) -> None:
-    """Store the new tokens' keys and values in their pages.
-
-    KV[layer, slot // page_size, 0 or 1, slot % page_size] = k[t] or v[t]  with slot = kv_slots[t]
-
-    Args:
-        k, v: [num_tokens, num_kv_heads, head_dim], the pool's dtype. Tokens may be any stride
-            apart, as in a merged qkv tensor; else they are copied once.
-        pool: [num_layers, num_pages, page_elems], contiguous, of which the named slots change.
-        kv_slots: int64 [num_tokens]. Where two are equal, either token's KV may stay.
-        page_size: KV tokens in a page.
-    """
-    num_tokens, num_kv_heads, head_dim = k.shape
-    token_elems = num_kv_heads * head_dim
-    check_write_kv(k, v, pool, kv_slots, page_size)
-    if num_tokens == 0:
-        return
-    k, v = _adjacent_heads(k), _adjacent_heads(v)
-    kernels.write_kv_kernel[(num_tokens,)](
-        k,
-        v,
-        pool[layer],
-        kv_slots,
-        k.stride(0),
-        v.stride(0),
-        token_elems=token_elems,
-        page_size=page_size,
-        block=triton.next_power_of_2(token_elems),
-    )
 
 
 def paged_attention(
@@ -74,8 +43,10 @@ def paged_attention(
 
     The online softmax (Milakov & Gimelshein 2018) over tiles of keys, as in FlashAttention (Dao et
     al. 2022), read through a page table, as in PagedAttention (Kwon et al. 2023). Sequences of one
-    new token are cut into splits of their context and combined, as in Flash-Decoding (Dao et al.
-    2023); the order of every sum is fixed, so a launch of the same shape gives the same bits.
+    new token are laid end to end and cut into equal shares, one for each program, whatever their
+    lengths, as in Stream-K (Osama et al. 2023) and LeanAttention (Sanovar et al. 2024); the pieces
+    of a cut sequence are combined as in Flash-Decoding (Dao et al. 2023). The order of every sum
+    follows from the lengths in the batch, so the same batch gives the same bits.
     Chunks are cut into tiles of (token, head) rows of one group, so that the group shares K and V.
 
     Args:
@@ -83,8 +54,8 @@ def paged_attention(
             may be any stride apart; heads and elements must be adjacent, else q is copied once.
         pool: [num_layers, num_pages, page_elems], contiguous, float32, bfloat16 or float16.
             The new tokens' KV is already in it. Never read outside the contexts of this batch.
-        batch: `max_query_len` and `max_context_len` may be larger than the truth; they size the
-            grids. A sequence of context 0 gets zeros.
+        batch: `max_query_len` and `max_context_len` may be larger than the truth; they bound the
+            grids. A sequence without a new token is passed over.
         scale: factor on the scores.
 
     Returns:
@@ -114,16 +85,16 @@ def _decode(
 ) -> None:
     """The sequences with one new token."""
     num_heads, head_dim = q.shape[1:]
-    num_splits = _num_splits(batch, num_kv_heads, sliding_window, q.device)
-    split_shape = (batch.num_seqs, num_heads, num_splits)
-    if num_splits > 1:
-        sums = q.new_empty((*split_shape, head_dim), dtype=torch.float32)
-        stats = q.new_empty((*split_shape, 2), dtype=torch.float32)
-    else:
-        sums, stats = out, out  # unused: the kernel writes the result
     group = num_heads // num_kv_heads
+    num_shares = _num_shares(batch, num_kv_heads, sliding_window, q.device)
+    pieces = (num_shares, 2, num_heads)
+    sums = q.new_empty((*pieces, head_dim), dtype=torch.float32)
+    stats = q.new_empty((*pieces, 2), dtype=torch.float32)
+    window = sliding_window or 0
     block_dim = triton.next_power_of_2(head_dim)
-    kernels.decode_kernel[(batch.num_seqs, num_kv_heads, num_splits)](
+    block_seqs = triton.next_power_of_2(batch.num_seqs)
+    # KV heads vary fastest: programs that run together then read neighbouring memory.
+    kernels.decode_kernel[(num_kv_heads, num_shares)](
         q,
         pages,
         batch.page_table,
@@ -135,8 +106,8 @@ def _decode(
         scale * LOG2_E,
         q.stride(0),
         batch.page_table.stride(0),
-        num_splits=num_splits,
-        window=sliding_window or 0,
+        batch.num_seqs,
+        window=window,
         group=group,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
@@ -144,21 +115,28 @@ def _decode(
         block_rows=max(16, triton.next_power_of_2(group)),
         block_dim=block_dim,
         block_keys=BLOCK_KEYS,
+        block_seqs=block_seqs,
         num_warps=4,
-        num_stages=3 if q.element_size() == 2 else 2,
+        num_stages=_num_stages(q),
     )
-    if num_splits > 1:
-        kernels.combine_kernel[(batch.num_seqs, num_heads)](
-            sums,
-            stats,
-            batch.query_starts,
-            out,
-            num_splits=num_splits,
-            head_dim=head_dim,
-            block_splits=triton.next_power_of_2(num_splits),
-            block_dim=block_dim,
-            num_warps=4,
-        )
+    if num_shares == 1:
+        return
+    kernels.combine_kernel[(num_heads, num_shares - 1)](
+        sums,
+        stats,
+        batch.query_starts,
+        batch.context_lens,
+        out,
+        batch.num_seqs,
+        window=window,
+        num_shares=num_shares,
+        head_dim=head_dim,
+        block_keys=BLOCK_KEYS,
+        block_seqs=block_seqs,
+        block_shares=triton.next_power_of_2(num_shares),
+        block_dim=block_dim,
+        num_warps=4,
+    )
 
 
 def _prefill(
@@ -196,20 +174,30 @@ def _prefill(
         block_dim=triton.next_power_of_2(head_dim),
         block_keys=BLOCK_KEYS,
         num_warps=8 if block_rows == MAX_BLOCK_ROWS and head_dim > 64 else 4,
-        num_stages=2,
+        num_stages=_num_stages(q),
     )
 
 
-def _num_splits(
+def _num_shares(
     batch: AttentionBatch, num_kv_heads: int, sliding_window: int | None, device: torch.device
 ) -> int:
-    """Splits of a context, as many as fill the chip and are worth their combination."""
+    """Shares of the blocks of keys: as many as run at once, but none without a block."""
     num_keys = batch.max_context_len
     if sliding_window is not None:
         num_keys = min(num_keys, sliding_window)
-    wanted = PROGRAMS_PER_SM * _num_sms(device) / (batch.num_seqs * num_kv_heads)
-    splits = min(round(wanted), num_keys // MIN_KEYS_PER_SPLIT, MAX_SPLITS)
-    return max(1, splits)
+    most_blocks = batch.num_seqs * -(-num_keys // BLOCK_KEYS)
+    at_once = SHARES_PER_SM * _num_sms(device) // num_kv_heads
+    return max(1, min(at_once, most_blocks, MAX_SHARES))
+
+
+def _num_stages(q: Tensor) -> int:
+    """Depth of the pipeline over blocks of keys.
+
+    A block's page ids are read before its K and V can be, so Triton gives a block two stages: with
+    fewer than five, the next block is not on its way while this one is computed. float32 has no
+    room for two.
+    """
+    return 5 if q.element_size() == 2 else 2
 
 
 @functools.cache

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
-"""The Triton programs of KV write and paged attention. `attention_triton.py` launches them.
+"""The Triton programs of paged attention. `attention_triton.py` launches them.
 
 Owns: the programs. Does not know: how many of them run, nor the sizes of their blocks.
 
@@ -8,29 +8,6 @@ Offsets into the pool and into tokens are 64-bit: a pool has more than 2 ** 31 e
 
 import triton
 import triton.language as tl
-
-
-@triton.jit
-def write_kv_kernel(
-    k_ptr,
-    v_ptr,
-    pages_ptr,
-    slots_ptr,
-    k_stride,
-    v_stride,
-    token_elems: tl.constexpr,
-    page_size: tl.constexpr,
-    block: tl.constexpr,
-):
-    token = tl.program_id(0).to(tl.int64)
-    elems = tl.arange(0, block)
-    valid = elems < token_elems
-    slot = tl.load(slots_ptr + token).to(tl.int64)
-    # K of a page comes before its V.
-    to_k = pages_ptr + (slot + slot // page_size * page_size) * token_elems + elems
-    tl.store(to_k, tl.load(k_ptr + token * k_stride + elems, mask=valid), mask=valid)
-    to_v = to_k + page_size * token_elems
-    tl.store(to_v, tl.load(v_ptr + token * v_stride + elems, mask=valid), mask=valid)
 
 
 @triton.jit
@@ -87,6 +64,40 @@ def attend_keys(
 
 
 @triton.jit
+def decode_block_ends(
+    query_starts_ptr,
+    context_lens_ptr,
+    num_seqs,
+    window: tl.constexpr,
+    block_keys: tl.constexpr,
+    block_seqs: tl.constexpr,
+):
+    """Where each sequence's blocks of keys end in the list of all blocks: int32 [block_seqs].
+
+    A sequence that has other than one new token has no block.
+    """
+    seqs = tl.arange(0, block_seqs)
+    valid = seqs < num_seqs
+    starts = tl.load(query_starts_ptr + seqs, mask=valid, other=0)
+    next_starts = tl.load(query_starts_ptr + seqs + 1, mask=valid, other=0)
+    is_decode = valid & (next_starts - starts == 1)
+    num_keys = tl.load(context_lens_ptr + seqs, mask=is_decode, other=0)
+    if window > 0:
+        num_keys = tl.minimum(num_keys, window)
+    return tl.cumsum(tl.cdiv(num_keys, block_keys), 0)
+
+
+@triton.jit
+def sequence_at(ends, block):
+    """The sequence that a block belongs to, the first of its blocks, and the one after its last."""
+    is_before = ends <= block
+    seq = tl.sum(is_before.to(tl.int32), 0)
+    begin = tl.max(tl.where(is_before, ends, 0), 0)
+    end = tl.min(tl.where(is_before, 2**31 - 1, ends), 0)
+    return seq, begin, end
+
+
+@triton.jit(do_not_specialize=["num_seqs"])
 def decode_kernel(
     q_ptr,
     pages_ptr,
@@ -99,7 +110,7 @@ def decode_kernel(
     scale,
     q_stride,
     table_stride,
-    num_splits: tl.constexpr,
+    num_seqs,
     window: tl.constexpr,
     group: tl.constexpr,
     num_kv_heads: tl.constexpr,
@@ -108,92 +119,120 @@ def decode_kernel(
     block_rows: tl.constexpr,
     block_dim: tl.constexpr,
     block_keys: tl.constexpr,
+    block_seqs: tl.constexpr,
 ):
-    """One split of one sequence's context for the heads of one group."""
-    seq = tl.program_id(0).to(tl.int64)
-    kv_head = tl.program_id(1)
-    split = tl.program_id(2)
-    token = tl.load(query_starts_ptr + seq).to(tl.int64)
-    if tl.load(query_starts_ptr + seq + 1) - token != 1:
-        return
-    context_len = tl.load(context_lens_ptr + seq)
-    oldest = 0
-    if window > 0:
-        oldest = tl.maximum(context_len - window, 0)
-    blocks_per_split = tl.cdiv(tl.cdiv(context_len - oldest, block_keys), num_splits)
-    first = oldest + split * blocks_per_split * block_keys
-    end = tl.minimum(first + blocks_per_split * block_keys, context_len)
+    """One share of the blocks of keys of all decoding sequences, for the heads of one group.
+
+    A sequence that lies in the share as a whole is finished here. Of the others, which can only be
+    the share's first and last, the unscaled sums go to piece 0 and piece 1 of this share.
+    """
+    kv_head = tl.program_id(0)
+    share = tl.program_id(1)
+    ends = decode_block_ends(
+        query_starts_ptr, context_lens_ptr, num_seqs, window, block_keys, block_seqs
+    )
+    num_blocks = tl.max(ends, 0)
+    share_size = tl.cdiv(num_blocks, tl.num_programs(1))
+    share_begin = share * share_size
+    share_end = tl.minimum(share_begin + share_size, num_blocks)
 
     rows = tl.arange(0, block_rows)
     dims = tl.arange(0, block_dim)
     valid = (rows < group)[:, None] & (dims < head_dim)[None, :]
     heads = kv_head * group + rows
-    q_ptrs = q_ptr + token * q_stride + heads[:, None] * head_dim + dims[None, :]
-    q = tl.load(q_ptrs, mask=valid, other=0.0)
-    sums, total, top = attend_keys(
-        q,
-        tl.zeros([block_rows, block_dim], tl.float32),
-        tl.zeros([block_rows], tl.float32),
-        tl.full([block_rows], float("-inf"), tl.float32),
-        pages_ptr,
-        page_table_ptr + seq * table_stride,
-        kv_head,
-        tl.zeros([block_rows], tl.int32) + context_len - 1,
-        first,
-        end,
-        scale,
-        window,
-        num_kv_heads,
-        head_dim,
-        page_size,
-        block_dim,
-        block_keys,
-    )
     num_heads: tl.constexpr = group * num_kv_heads
-    if num_splits == 1:
-        result = sums / tl.where(total == 0.0, 1.0, total)[:, None]
-        out_ptrs = out_ptr + (token * num_heads + heads)[:, None] * head_dim + dims[None, :]
-        tl.store(out_ptrs, result.to(out_ptr.dtype.element_ty), mask=valid)
-    else:
-        parts = (seq * num_heads + heads) * num_splits + split
-        tl.store(sums_ptr + parts[:, None] * head_dim + dims[None, :], sums, mask=valid)
-        tl.store(stats_ptr + parts * 2, top, mask=rows < group)
-        tl.store(stats_ptr + parts * 2 + 1, total, mask=rows < group)
+    block = share_begin
+    while block < share_end:
+        seq, begin, end = sequence_at(ends, block)
+        stop = tl.minimum(end, share_end)
+        token = tl.load(query_starts_ptr + seq).to(tl.int64)
+        context_len = tl.load(context_lens_ptr + seq)
+        oldest = 0
+        if window > 0:
+            oldest = tl.maximum(context_len - window, 0)
+        q_ptrs = q_ptr + token * q_stride + heads[:, None] * head_dim + dims[None, :]
+        q = tl.load(q_ptrs, mask=valid, other=0.0)
+        sums, total, top = attend_keys(
+            q,
+            tl.zeros([block_rows, block_dim], tl.float32),
+            tl.zeros([block_rows], tl.float32),
+            tl.full([block_rows], float("-inf"), tl.float32),
+            pages_ptr,
+            page_table_ptr + seq.to(tl.int64) * table_stride,
+            kv_head,
+            tl.zeros([block_rows], tl.int32) + context_len - 1,
+            oldest + (block - begin) * block_keys,
+            tl.minimum(oldest + (stop - begin) * block_keys, context_len),
+            scale,
+            window,
+            num_kv_heads,
+            head_dim,
+            page_size,
+            block_dim,
+            block_keys,
+        )
+        if (block == begin) & (stop == end):
+            out_ptrs = out_ptr + (token * num_heads + heads)[:, None] * head_dim + dims[None, :]
+            result = sums / total[:, None]
+            tl.store(out_ptrs, result.to(out_ptr.dtype.element_ty), mask=valid)
+        else:
+            piece = share * 2 + (block != share_begin).to(tl.int32)
+            parts = piece * num_heads + heads
+            tl.store(sums_ptr + parts[:, None] * head_dim + dims[None, :], sums, mask=valid)
+            tl.store(stats_ptr + parts * 2, top, mask=rows < group)
+            tl.store(stats_ptr + parts * 2 + 1, total, mask=rows < group)
+        block = stop
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_seqs"])
 def combine_kernel(
     sums_ptr,
     stats_ptr,
     query_starts_ptr,
+    context_lens_ptr,
     out_ptr,
-    num_splits: tl.constexpr,
+    num_seqs,
+    window: tl.constexpr,
+    num_shares: tl.constexpr,
     head_dim: tl.constexpr,
-    block_splits: tl.constexpr,
+    block_keys: tl.constexpr,
+    block_seqs: tl.constexpr,
+    block_shares: tl.constexpr,
     block_dim: tl.constexpr,
 ):
-    """The splits of one sequence and head, brought to one maximum and added."""
-    seq = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
-    token = tl.load(query_starts_ptr + seq).to(tl.int64)
-    if tl.load(query_starts_ptr + seq + 1) - token != 1:
+    """One head of the sequence that is cut for the first time where a share begins, if there is.
+
+    Its pieces in all shares are brought to one maximum and added.
+    """
+    head = tl.program_id(0)
+    share = tl.program_id(1) + 1
+    ends = decode_block_ends(
+        query_starts_ptr, context_lens_ptr, num_seqs, window, block_keys, block_seqs
+    )
+    num_blocks = tl.max(ends, 0)
+    share_size = tl.cdiv(num_blocks, num_shares)
+    if share * share_size >= num_blocks:
         return
-    num_heads = tl.num_programs(1)
-    splits = tl.arange(0, block_splits)
+    seq, begin, end = sequence_at(ends, share * share_size)
+    first_share = begin // share_size
+    if first_share != share - 1:  # it begins here and is not cut, or was cut before
+        return
+    num_heads = tl.num_programs(0)
     dims = tl.arange(0, block_dim)
-    valid = splits < num_splits
-    parts = (seq * num_heads + head) * num_splits + splits
+    shares = first_share + tl.arange(0, block_shares)
+    valid = shares * share_size < end
+    pieces = shares * 2 + (shares * share_size < begin).to(tl.int32)
+    parts = pieces * num_heads + head
     tops = tl.load(stats_ptr + parts * 2, mask=valid, other=float("-inf"))
     totals = tl.load(stats_ptr + parts * 2 + 1, mask=valid, other=0.0)
-    top = tl.max(tops, 0)
-    factors = tl.exp2(tops - tl.where(top == float("-inf"), 0.0, top))
     sums = tl.load(
         sums_ptr + parts[:, None] * head_dim + dims[None, :],
         mask=valid[:, None] & (dims < head_dim)[None, :],
         other=0.0,
     )
-    total = tl.sum(totals * factors, 0)
-    result = tl.sum(sums * factors[:, None], 0) / tl.where(total == 0.0, 1.0, total)
+    factors = tl.exp2(tops - tl.max(tops, 0))
+    result = tl.sum(sums * factors[:, None], 0) / tl.sum(totals * factors, 0)
+    token = tl.load(query_starts_ptr + seq).to(tl.int64)
     out_ptrs = out_ptr + (token * num_heads + head) * head_dim + dims
     tl.store(out_ptrs, result.to(out_ptr.dtype.element_ty), mask=dims < head_dim)
 

@@ -1,9 +1,10 @@
 """The CPU kernels, as one object that a step can be given.
 
-Owns: nothing but the choice. The kernels are in `lora_cpu.py` and `attention_cpu.py`.
+Owns: nothing but the choice. The kernels are in `lora_cpu.py`, `fused_cpu.py` and
+`attention_cpu.py`.
 """
 
-from motet.kernels import attention_cpu, fused_reference, lora_cpu
+from motet.kernels import attention_cpu, fused_cpu, lora_cpu
 
 
 class CpuKernels:
@@ -11,7 +12,7 @@ class CpuKernels:
 
     shrink = staticmethod(lora_cpu.shrink)
     expand = staticmethod(lora_cpu.expand)
-    add_rms_norm = staticmethod(fused_reference.add_rms_norm)
-    rotate_and_write_kv = staticmethod(fused_reference.rotate_and_write_kv)
-    silu_mul = staticmethod(fused_reference.silu_mul)
+    add_rms_norm = staticmethod(fused_cpu.add_rms_norm)
+    rotate_and_write_kv = staticmethod(fused_cpu.rotate_and_write_kv)
+    silu_mul = staticmethod(fused_cpu.silu_mul)
     paged_attention = staticmethod(attention_cpu.paged_attention)

@@ -53,7 +53,8 @@ def rotate_and_write_kv(
         transform: what q and k go through.
         positions: int64 [num_tokens].
         pool: [num_layers, num_pages, page_elems], of which the named slots change and nothing else.
-        kv_slots: int64 [num_tokens].
+        kv_slots: int64 [num_tokens]. A token of a negative one (padding of a captured graph) is
+            rotated but not stored.
         page_size: KV tokens in a page.
         num_kv_heads: heads of k, and of v.
     """
@@ -69,8 +70,10 @@ def rotate_and_write_kv(
         changed = torch.cat((low * cos - high * sin, high * cos + low * sin), -1)
     qk.copy_(changed)
     pages = pool[layer].view(-1, 2, page_size, num_kv_heads, head_dim)
-    pages[kv_slots // page_size, 0, kv_slots % page_size] = qk[:, -num_kv_heads:]
-    pages[kv_slots // page_size, 1, kv_slots % page_size] = v
+    is_stored = kv_slots >= 0
+    slots = kv_slots[is_stored]
+    pages[slots // page_size, 0, slots % page_size] = qk[is_stored, -num_kv_heads:]
+    pages[slots // page_size, 1, slots % page_size] = v[is_stored]
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from motet.kernels import lora_cpu_loops as loops
+from motet.kernels.rows_cpu import ROW_BLOCK
+from motet.kernels.simd_cpu import LANES
 from motet.kernels.types import LoraPairs, LoraTables, Projection
 
 LONG_SEGMENT = 256
@@ -45,20 +47,22 @@ def shrink(
             and float16 rows are copied and converted for each segment, which is slower.
 
     Returns:
-        float32 [num_pairs, len(projections), max_rank], summed in float32. Entries at and above
-        the true rank are not written.
+        float32 [1, num_pairs, len(projections), max_rank], summed in float32. Entries at and above
+        the true rank are undefined.
     """
     _check(x, pool, tables, pairs)
-    v = torch.empty((pairs.num_pairs, len(projections), pairs.max_rank))
-    longest = _longest_in_place(pool)
+    num_rows = -(-pairs.max_rank // ROW_BLOCK) * ROW_BLOCK  # what the loops write at least
+    padded = torch.empty((pairs.num_pairs, len(projections), num_rows))
+    v = padded[:, :, : pairs.max_rank]
+    longest = _longest_in_place(pool, [x.shape[1]])
     if longest > 0 and pairs.num_pairs > 0:
         loops.shrink(
             _table_addresses(tables, layer),
             _pair_addresses(pairs, longest),
-            _sibling_addresses(pairs, projections),
+            _sibling_addresses(projections),
             (x.data_ptr(), x.stride(0), x.shape[1]),
             pool.data_ptr(),
-            v.data_ptr(),
+            (padded.data_ptr(), num_rows),
             torch.get_num_threads(),
         )
     for slot, first, last in _segments_longer_than(longest, pairs):
@@ -69,7 +73,7 @@ def shrink(
         for s, (_, rank) in enumerate(runs):
             v[first:last, s, :rank] = products[:, begin : begin + rank]
             begin += rank
-    return v
+    return v[None]
 
 
 def expand(
@@ -84,27 +88,27 @@ def expand(
     """y[token(p), columns of s] += weight(p) * sum_j v[p, s, j] * B_s[:, j], in place.
 
     Args:
-        v: float32 [num_pairs, len(projections), max_rank], contiguous, as `shrink` returns it.
+        v: float32 [1, num_pairs, len(projections), max_rank], as `shrink` returns it.
         pool: as for `shrink`.
         y: [num_tokens, total_out_features] in the pool's dtype, columns adjacent. The sum is taken
             in float32. Rows without a pair are neither read nor written.
     """
     _check(y, pool, tables, pairs)
     assert v.dtype == torch.float32, f"v is {v.dtype}, expected float32"
-    assert v.is_contiguous(), "v must be contiguous"
-    assert v.shape == (pairs.num_pairs, len(projections), pairs.max_rank), (
+    assert v.shape == (1, pairs.num_pairs, len(projections), pairs.max_rank), (
         f"v has shape {tuple(v.shape)}, expected that of this batch and these projections"
     )
-    longest = _longest_in_place(pool)
+    v = v[0]
+    longest = _longest_in_place(pool, [p.out_features for p in projections])
     if longest > 0 and pairs.num_pairs > 0:
         loops.expand(
             _table_addresses(tables, layer),
             _pair_addresses(pairs, longest),
             pairs.weights.data_ptr(),
-            _sibling_addresses(pairs, projections),
-            v.data_ptr(),
+            _sibling_addresses(projections),
+            (v.data_ptr(), v.stride(1)),
             pool.data_ptr(),
-            (y.data_ptr(), y.stride(0)),
+            (y.data_ptr(), y.stride(0), y.shape[1]),
             torch.get_num_threads(),
         )
     for slot, first, last in _segments_longer_than(longest, pairs):
@@ -140,9 +144,13 @@ def _check(tokens_by_features: Tensor, pool: Tensor, tables: LoraTables, pairs: 
     assert pairs.weights.dtype == torch.float32, "weights must be float32"
 
 
-def _longest_in_place(pool: Tensor) -> int:
-    """Pairs of the longest segment whose rows are read in place; none of a half-precision pool."""
-    return LONG_SEGMENT - 1 if pool.dtype == torch.float32 else 0
+def _longest_in_place(pool: Tensor, widths: list[int]) -> int:
+    """Pairs of the longest segment whose rows are read in place.
+
+    None of a 16-bit pool, nor of rows that are no whole number of vectors: no real model has them.
+    """
+    is_fit = pool.dtype == torch.float32 and all(width % LANES == 0 for width in widths)
+    return LONG_SEGMENT - 1 if is_fit else 0
 
 
 def _table_addresses(tables: LoraTables, layer: int) -> loops.Tables:
@@ -166,8 +174,8 @@ def _pair_addresses(pairs: LoraPairs, longest: int) -> loops.Pairs:
     )
 
 
-def _sibling_addresses(pairs: LoraPairs, projections: tuple[Projection, ...]) -> loops.Siblings:
-    return _projection_table(projections).ctypes.data, len(projections), pairs.max_rank
+def _sibling_addresses(projections: tuple[Projection, ...]) -> loops.Siblings:
+    return _projection_table(projections).ctypes.data, len(projections)
 
 
 @cache

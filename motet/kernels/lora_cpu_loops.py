@@ -1,8 +1,9 @@
 """The compiled loops behind `lora_cpu.py`: rank rows read in place from the page pool, float32.
 
-Owns: how the work of one shrink or expand is divided among threads, and the inner loops.
-Does not know: torch. A tensor comes in as the address of its first element, because a dispatch
-with tuples of integers costs a fifth of one with arrays; the callers check what lies there.
+Owns: how the work of one shrink or expand is divided among threads and cut into tiles.
+Does not know: torch, nor how a tile is computed (`rows_cpu.py`). A tensor comes in as the address
+of its first element, because a dispatch with tuples of integers costs a fifth of one with arrays;
+the callers check what lies there.
 
 The work is a list of runs, one for each segment and projection that has rank rows. A run has
 equal units: `ROW_BLOCK` rank rows for shrink, `COLUMN_BLOCK` columns for expand. A unit costs what
@@ -11,26 +12,19 @@ the summed cost, whatever the mix of ranks. Every number is computed by one thre
 same order, so results do not depend on how many threads there are.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, float32, int16, int32, int64, njit, prange, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import carray, int16, int32, int64, prange
 from numpy.typing import NDArray
 
-READ_COST = 8
+from motet.kernels.compiled import compiled, ints, pointer
+from motet.kernels.rows_cpu import COLUMN_BLOCK, MOST_VECTORS, ROW_BLOCK, add_rows, dot_rows
+
+READ_COST = 16
 """Cost of reading a row from memory, in units of one token's arithmetic with it in cache."""
 
-ROW_BLOCK = 4
-"""Rank rows that are read together; a last, smaller block computes its last row again."""
-
-COLUMN_BLOCK = 16
-"""Columns of y that stay with one thread: one cache line of float32."""
-
-PARALLEL_MIN_COST = 1024 * 1024
+PARALLEL_MIN_COST = 512 * 1024
 """Below this cost [elements] the work takes less time than waking the other threads."""
 
 GATHER_PARALLEL_MIN_BYTES = 2 * 1024 * 1024
@@ -42,71 +36,16 @@ Tables = tuple[int, int, int, int, int]
 Pairs = tuple[int, int, int, int, int]
 """Addresses of tokens, slots, segment_starts; num_segments; pairs of the longest segment to do."""
 
-Siblings = tuple[int, int, int]
-"""Address of int32 [n, 3] (module, out_start, out_features); n; max_rank."""
+Siblings = tuple[int, int]
+"""Address of int32 [n, 3] (module, out_start, out_features); n."""
 
-Floats = NDArray[np.float32]
+Partial = tuple[int, int]
+"""Address of v, float32 [num_pairs, num_projections, num_rows]; num_rows."""
+
+Rows = tuple[int, int, int]
+"""Address of float32 rows, elements from one to the next, and how many of them are used."""
+
 Plan = NDArray[np.int64]
-
-# Without `nnan` and `ninf`: what is computed from a NaN stays one.
-_FASTMATH = {"reassoc", "contract", "nsz"}
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def compiled(**options: Any) -> Callable[[F], F]:
-    """Numba's decorator, cached on disk, that keeps the function's type."""
-    decorator: Callable[[F], F] = njit(cache=True, **options)
-    return decorator
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _pointer(typing_context: Any, address: Any, dtype: Any) -> Any:
-    """The integer `address` as a pointer to `dtype`."""
-    pointer = types.CPointer(dtype.dtype)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(pointer))
-
-    return pointer(types.int64, dtype), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _prefetch(typing_context: Any, address: Any) -> Any:
-    """Ask for the cache line at the integer `address`; any address does no harm."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        byte_pointer, int32_type = ir.IntType(8).as_pointer(), ir.IntType(32)
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [byte_pointer, int32_type, int32_type, int32_type]),
-            "llvm.prefetch.p0",
-        )
-        pointer = builder.inttoptr(arguments[0], byte_pointer)
-        builder.call(function, [pointer, int32_type(0), int32_type(3), int32_type(1)])
-        return context.get_dummy_value()
-
-    return types.void(address), generate
-
-
-@compiled()
-def _prefetch_rows(offsets: Any, pool: int, start: int, width: int) -> None:
-    """Ask for the cache lines of a block of rank rows: the hardware does not know the next one."""
-    for i in range(len(offsets)):
-        first = pool + 4 * (offsets[i] + start)
-        for address in range(first, first + 4 * width, 64):
-            _prefetch(address)
-
-
-@compiled()
-def _floats(address: int, index: int, length: int) -> Any:
-    """`length` floats that start `index` floats after `address`, as an array."""
-    return carray(_pointer(address + 4 * index, float32), (length,))
-
-
-@compiled()
-def _ints(address: int, length: int) -> Any:
-    return carray(_pointer(address, int32), (length,))
 
 
 @compiled()
@@ -119,10 +58,10 @@ def _plan(tables: Tables, pairs: Pairs, siblings: Siblings, is_expand: bool) -> 
     """
     _, run_starts, ranks, table_base, table_stride = tables
     _, slots, segment_starts, num_segments, longest_segment = pairs
-    projections, num_projections, _ = siblings
-    starts = _ints(segment_starts, num_segments + 1)
-    slot_of = _ints(slots, starts[num_segments])
-    modules = _ints(projections, 3 * num_projections)
+    projections, num_projections = siblings
+    starts = ints(segment_starts, num_segments + 1)
+    slot_of = ints(slots, starts[num_segments])
+    modules = ints(projections, 3 * num_projections)
     plan = np.empty((num_segments * num_projections, 8), np.int64)
     num_runs, total_cost = 0, 0
     for segment in range(num_segments):
@@ -132,7 +71,7 @@ def _plan(tables: Tables, pairs: Pairs, siblings: Siblings, is_expand: bool) -> 
         slot_entry = slot_of[start] * table_stride + table_base
         for s in range(num_projections):
             entry = slot_entry + modules[3 * s]
-            rank = int64(_ints(ranks + 4 * entry, 1)[0])
+            rank = int64(ints(ranks + 4 * entry, 1)[0])
             if rank == 0:
                 continue
             unit_cost = READ_COST + int64(end - start)
@@ -142,7 +81,7 @@ def _plan(tables: Tables, pairs: Pairs, siblings: Siblings, is_expand: bool) -> 
                 num_units = (modules[3 * s + 2] + COLUMN_BLOCK - 1) // COLUMN_BLOCK
             run = plan[num_runs]
             run[0], run[1], run[2], run[3] = start, end, s, rank
-            run[4] = _ints(run_starts + 8 * entry, 2)[1 if is_expand else 0]
+            run[4] = ints(run_starts + 8 * entry, 2)[1 if is_expand else 0]
             run[5], run[6], run[7] = total_cost, num_units, unit_cost
             num_runs += 1
             total_cost += num_units * unit_cost
@@ -158,37 +97,31 @@ def _share(run: Plan, low: int, high: int) -> tuple[int, int]:
     return max(first, 0), min(last, num_units)
 
 
-@compiled(fastmath=_FASTMATH)
-def _shrink_block(
-    offsets: Any,
-    pool: int,
-    x: tuple[int, int, int],
-    tokens: Any,
-    first_pair: int,
-    last_pair: int,
-    v: tuple[int, int],
-) -> None:
-    """Dot products of up to ROW_BLOCK rank rows with the x of each pair, written to v."""
-    x_address, x_stride, in_features = x
-    v_address, v_stride = v
-    last = len(offsets) - 1
-    row0 = _floats(pool, offsets[0], in_features)
-    row1 = _floats(pool, offsets[min(1, last)], in_features)
-    row2 = _floats(pool, offsets[min(2, last)], in_features)
-    row3 = _floats(pool, offsets[last], in_features)
-    for pair in range(first_pair, last_pair):
-        x_row = _floats(x_address, tokens[pair] * x_stride, in_features)
-        sum0 = sum1 = sum2 = sum3 = float32(0)
-        for k in range(in_features):
-            sum0 += row0[k] * x_row[k]
-            sum1 += row1[k] * x_row[k]
-            sum2 += row2[k] * x_row[k]
-            sum3 += row3[k] * x_row[k]
-        out = _floats(v_address, pair * v_stride, last + 1)
-        out[0] = sum0
-        out[min(1, last)] = sum1
-        out[min(2, last)] = sum2
-        out[last] = sum3
+@compiled()
+def _entries(tables: Tables, run: Plan, first_row: int) -> Any:
+    """Where in `row_offsets` a run's rows are listed, from `first_row` on: an address."""
+    return int64(tables[0] + 8 * (run[4] + first_row))
+
+
+@compiled()
+def _row_addresses(rows: Rows, indices: Any, first: int, last: int) -> Any:
+    """Addresses of the rows indices[first:last], a tuple of four: the last one fills it up."""
+    address, stride, _ = rows
+    end = last - 1
+    return (
+        address + 4 * stride * int64(indices[min(first, end)]),
+        address + 4 * stride * int64(indices[min(first + 1, end)]),
+        address + 4 * stride * int64(indices[min(first + 2, end)]),
+        address + 4 * stride * int64(indices[min(first + 3, end)]),
+    )
+
+
+@compiled()
+def _partial_addresses(v: Partial, num_projections: int, s: int, first: int, row: int) -> Any:
+    """Addresses in v of four neighbouring pairs."""
+    stride = 4 * num_projections * v[1]
+    start = v[0] + first * stride + 4 * (s * v[1] + row)
+    return start, start + stride, start + 2 * stride, start + 3 * stride
 
 
 @compiled()
@@ -199,27 +132,33 @@ def _shrink_share(
     tables: Tables,
     pairs: Pairs,
     siblings: Siblings,
-    x: tuple[int, int, int],
+    x: Rows,
     pool: int,
-    v: int,
+    v: Partial,
 ) -> None:
     """One thread's share of a shrink."""
-    _, num_projections, max_rank = siblings
-    v_stride = num_projections * max_rank
     for i in range(len(plan)):
         run = plan[i]
         first, last = _share(run, low, high)
-        tokens = _ints(pairs[0], run[1])
-        for row in range(first * ROW_BLOCK, min(last * ROW_BLOCK, run[3]), ROW_BLOCK):
-            num_rows = min(ROW_BLOCK, run[3] - row)
-            entries = _pointer(tables[0] + 8 * (run[4] + row), int64)
-            block_v = v + 4 * (run[2] * max_rank + row)
-            num_next = min(ROW_BLOCK, run[3] - row - ROW_BLOCK)
-            if num_next > 0:
-                next_entries = _pointer(tables[0] + 8 * (run[4] + row + ROW_BLOCK), int64)
-                _prefetch_rows(carray(next_entries, (num_next,)), pool, 0, x[2])
-            _shrink_block(
-                carray(entries, (num_rows,)), pool, x, tokens, run[0], run[1], (block_v, v_stride)
+        row = first * ROW_BLOCK
+        num_rows = min(last * ROW_BLOCK, run[3]) - row
+        if num_rows <= 0:
+            continue
+        following = plan[min(i + 1, len(plan) - 1)]
+        tokens = ints(pairs[0], run[1])
+        for pair in range(run[0], run[1], MOST_VECTORS):
+            end = min(pair + MOST_VECTORS, run[1])
+            dot_rows(
+                end - pair,
+                pool,
+                _entries(tables, run, row),
+                num_rows,
+                x[2],
+                _entries(tables, following, 0),
+                following[3],
+                ROW_BLOCK,
+                _row_addresses(x, tokens, pair, end),
+                _partial_addresses(v, siblings[1], run[2], pair, row),
             )
 
 
@@ -228,17 +167,18 @@ def shrink(
     tables: Tables,
     pairs: Pairs,
     siblings: Siblings,
-    x: tuple[int, int, int],
+    x: Rows,
     pool: int,
-    v: int,
+    v: Partial,
     num_threads: int,
 ) -> None:
     """Write v for all segments of at most `longest_segment` pairs.
 
     Args:
         tables, pairs, siblings: see there.
-        x: address, row stride and in_features.
-        pool, v: addresses.
+        x: in_features elements of each row are used, a multiple of `LANES`.
+        pool: its address.
+        v: with room for the ranks rounded up to `ROW_BLOCK`.
         num_threads: shares that the work is divided into.
     """
     plan, total = _plan(tables, pairs, siblings, False)
@@ -250,35 +190,44 @@ def shrink(
             _shrink_share(plan, low, high, tables, pairs, siblings, x, pool, v)
 
 
-@compiled(fastmath=_FASTMATH)
-def _expand_rows(
-    offsets: Any,
-    pool: int,
-    coefficients: tuple[float, float, float, float],
-    y_row: Floats,
-    start: int,
-) -> None:
-    """y_row += the sum over up to ROW_BLOCK columns of B, each times its coefficient."""
-    last = len(offsets) - 1
-    width = len(y_row)
-    row0 = _floats(pool, offsets[0] + start, width)
-    row1 = _floats(pool, offsets[min(1, last)] + start, width)
-    row2 = _floats(pool, offsets[min(2, last)] + start, width)
-    row3 = _floats(pool, offsets[last] + start, width)
-    c0, c1, c2, c3 = coefficients
-    for k in range(width):
-        y_row[k] += (c0 * row0[k] + c1 * row1[k]) + (c2 * row2[k] + c3 * row3[k])
-
-
 @compiled()
-def _coefficients(v_row: Floats, row: int, weight: Any) -> Any:
-    """Weight times v at four rank rows from `row` on; 0 for rows past the rank."""
-    last = len(v_row) - 1
-    c0 = v_row[row]
-    c1 = v_row[min(row + 1, last)] if row < last else float32(0)
-    c2 = v_row[min(row + 2, last)] if row + 1 < last else float32(0)
-    c3 = v_row[min(row + 3, last)] if row + 2 < last else float32(0)
-    return weight * c0, weight * c1, weight * c2, weight * c3
+def _expand_columns(
+    run: Plan,
+    following: Plan,
+    column: int,
+    end_column: int,
+    tables: Tables,
+    pairs: Pairs,
+    weights: int,
+    siblings: Siblings,
+    v: Partial,
+    pool: int,
+    y: Rows,
+) -> None:
+    """Some columns of a run, at most `COLUMN_BLOCK`, for all its pairs."""
+    projections, num_projections = siblings
+    tokens = ints(pairs[0], run[1])
+    out_start = int64(ints(projections + 12 * run[2], 3)[1])
+    entries = _entries(tables, run, 0)
+    next_base, next_entries, num_next = pool + 4 * (column + COLUMN_BLOCK), entries, run[3]
+    if column + COLUMN_BLOCK >= end_column:
+        next_base, next_entries, num_next = pool, _entries(tables, following, 0), following[3]
+    columns = (y[0] + 4 * (out_start + column), y[1], y[2])
+    for pair in range(run[0], run[1], MOST_VECTORS):
+        end = min(pair + MOST_VECTORS, run[1])
+        add_rows(
+            end - pair,
+            pool + 4 * column,
+            entries,
+            run[3],
+            min(end_column - column, COLUMN_BLOCK),
+            next_base,
+            next_entries,
+            num_next,
+            weights + 4 * pair,
+            _partial_addresses(v, num_projections, run[2], pair, 0),
+            _row_addresses(columns, tokens, pair, end),
+        )
 
 
 @compiled()
@@ -290,36 +239,20 @@ def _expand_share(
     pairs: Pairs,
     weights: int,
     siblings: Siblings,
-    v: int,
+    v: Partial,
     pool: int,
-    y: tuple[int, int],
+    y: Rows,
 ) -> None:
     """One thread's share of an expand."""
-    projections, num_projections, max_rank = siblings
-    y_address, y_stride = y
-    columns = _ints(projections, 3 * num_projections)
     for i in range(len(plan)):
-        run = plan[i]
-        s, rank = run[2], run[3]
+        run, following = plan[i], plan[min(i + 1, len(plan) - 1)]
         first, last = _share(run, low, high)
-        start = first * COLUMN_BLOCK
-        width = min(last * COLUMN_BLOCK, int64(columns[3 * s + 2])) - start
-        if width <= 0:
-            continue
-        tokens = _ints(pairs[0], run[1])
-        for row in range(0, rank, ROW_BLOCK):
-            num_rows = min(ROW_BLOCK, rank - row)
-            entries = _pointer(tables[0] + 8 * (run[4] + row), int64)
-            offsets = carray(entries, (num_rows,))
-            num_next = min(ROW_BLOCK, rank - row - ROW_BLOCK)
-            if num_next > 0:
-                next_entries = _pointer(tables[0] + 8 * (run[4] + row + ROW_BLOCK), int64)
-                _prefetch_rows(carray(next_entries, (num_next,)), pool, start, width)
-            for pair in range(run[0], run[1]):
-                v_row = _floats(v, (pair * num_projections + s) * max_rank, rank)
-                coefficients = _coefficients(v_row, row, _floats(weights, pair, 1)[0])
-                at = tokens[pair] * y_stride + columns[3 * s + 1] + start
-                _expand_rows(offsets, pool, coefficients, _floats(y_address, at, width), start)
+        out_features = int64(ints(siblings[0] + 12 * run[2], 3)[2])
+        end_column = min(last * COLUMN_BLOCK, out_features)
+        for column in range(first * COLUMN_BLOCK, end_column, COLUMN_BLOCK):
+            _expand_columns(
+                run, following, column, end_column, tables, pairs, weights, siblings, v, pool, y
+            )
 
 
 @compiled(parallel=True)
@@ -328,17 +261,19 @@ def expand(
     pairs: Pairs,
     weights: int,
     siblings: Siblings,
-    v: int,
+    v: Partial,
     pool: int,
-    y: tuple[int, int],
+    y: Rows,
     num_threads: int,
 ) -> None:
     """Add to y for all segments of at most `longest_segment` pairs.
 
     Args:
-        tables, pairs, siblings: see there.
-        weights, v, pool: addresses.
-        y: address and row stride.
+        tables, pairs, siblings: see there; all out_features are multiples of `LANES`.
+        weights: address of float32 [num_pairs].
+        v: as `shrink` wrote it.
+        pool: its address.
+        y: its rows; how many elements of each are used follows from the siblings.
         num_threads: shares that the work is divided into.
     """
     plan, total = _plan(tables, pairs, siblings, True)
@@ -352,8 +287,8 @@ def expand(
 
 @compiled()
 def _copy(to: int, source: int, width: int, dtype: Any) -> None:
-    to_row = carray(_pointer(to, dtype), (width,))
-    source_row = carray(_pointer(source, dtype), (width,))
+    to_row = carray(pointer(to, dtype), (width,))
+    source_row = carray(pointer(source, dtype), (width,))
     for k in range(width):
         to_row[k] = source_row[k]
 
@@ -363,7 +298,7 @@ def _gather_share(
     rows: int, row_offsets: int, pool: int, low: int, high: int, width: int, elem_bytes: int
 ) -> None:
     """Copy the rows low to high, element by element."""
-    offsets = carray(_pointer(row_offsets, int64), (high,))
+    offsets = carray(pointer(row_offsets, int64), (high,))
     for i in range(low, high):
         to, source = rows + i * width * elem_bytes, pool + offsets[i] * elem_bytes
         if elem_bytes == 4:

@@ -1,12 +1,13 @@
 """The Triton kernels, as one object that a step can be given.
 
 Owns: which implementation each kernel of a step has, and the stream that a shrink runs on.
-Does not know: the kernels. They are in `lora_triton.py` and `attention_triton.py`.
+Does not know: the kernels. They are in `lora_triton.py`, `fused_triton.py` and
+`attention_triton.py`.
 """
 
 from torch import Tensor
 
-from motet.kernels import attention_triton, fused_reference, lora_triton
+from motet.kernels import attention_triton, fused_triton, lora_triton
 from motet.kernels.side_stream import SideStream
 from motet.kernels.types import LoraPairs, LoraTables, Projection
 
@@ -24,9 +25,9 @@ class TritonKernels:
     def __init__(self, *, shrink_beside_product: bool = False) -> None:
         self._side = SideStream() if shrink_beside_product else None
 
-    add_rms_norm = staticmethod(fused_reference.add_rms_norm)
-    rotate_and_write_kv = staticmethod(fused_reference.rotate_and_write_kv)
-    silu_mul = staticmethod(fused_reference.silu_mul)
+    add_rms_norm = staticmethod(fused_triton.add_rms_norm)
+    rotate_and_write_kv = staticmethod(fused_triton.rotate_and_write_kv)
+    silu_mul = staticmethod(fused_triton.silu_mul)
     paged_attention = staticmethod(attention_triton.paged_attention)
 
     def shrink(

@@ -148,7 +148,8 @@ class Kernels(Protocol):
         """Norm and rotate the heads of q and k in place; store k and v at token slots of the pool.
 
         qkv is [num_tokens, num_heads + 2 * num_kv_heads, head_dim], contiguous; positions and
-        kv_slots (`page_id * page_size + position within the page`) are int64 [num_tokens].
+        kv_slots (`page_id * page_size + position within the page`) are int64 [num_tokens]. A token
+        of a negative slot (padding of a captured graph) is rotated but not stored.
         """
         ...
 

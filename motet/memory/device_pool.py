@@ -13,6 +13,7 @@ from torch import Tensor
 
 from motet.core.pacing import Pace, at_once
 from motet.core.shape import NUM_MODULES, Module
+from motet.kernels.host_memory import zeros_on_huge_pages
 from motet.kernels.types import LoraTables
 from motet.memory.geometry import AdapterLayout, PageGeometry, Run, lay_out_adapter
 from motet.memory.residency import Placement
@@ -94,18 +95,25 @@ class DevicePool:
     Attributes:
         data: [num_layers, num_pages, page_elems].
         tables: the LoRA tables. There is a slot for each page, since an adapter takes at least
-            one: so the number of adapters on the device has no limit but the pool.
+            one: so the number of adapters on the device has no limit but the pool. The last slot
+            is beside these.
+        empty_slot: the last slot, which no adapter is given: its ranks stay 0. For tokens of the
+            base model where every token has to have a slot.
+        max_ranks: int64 [num_slots]. Largest rank of the adapter in each slot, in host memory.
     """
 
     def __init__(
         self, geometry: PageGeometry, num_pages: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.geometry = geometry
-        self.data = torch.empty(
-            geometry.shape.num_layers, num_pages, geometry.page_elems, dtype=dtype, device=device
-        )
-        num_slots = num_pages
-        table_shape = (num_slots, geometry.shape.num_layers, NUM_MODULES)
+        shape = (geometry.shape.num_layers, num_pages, geometry.page_elems)
+        if device.type == "cpu":
+            self.data = zeros_on_huge_pages(shape, dtype)
+        else:
+            self.data = torch.empty(shape, dtype=dtype, device=device)
+        self.empty_slot = num_pages
+        self.max_ranks = np.zeros(num_pages + 1, np.int64)
+        table_shape = (num_pages + 1, geometry.shape.num_layers, NUM_MODULES)
         self.tables = LoraTables(
             row_offsets=torch.zeros(
                 row_capacity(geometry, num_pages), dtype=torch.int64, device=device
@@ -124,7 +132,9 @@ class DevicePool:
             placement: where it goes.
             pace: called between pieces of work.
         """
+        assert placement.slot != self.empty_slot, "the last slot is for no adapter"
         layout = packed.layout
+        self.max_ranks[placement.slot] = layout.max_rank
         page_ids = np.array(placement.pages, dtype=np.int64)
         num_pages, page_elems = self.data.shape[1:]
         pages = layout.row_layers * num_pages + page_ids[layout.row_pages]
@@ -160,6 +170,8 @@ def row_capacity(geometry: PageGeometry, num_pages: int) -> int:
 
 def num_pages_in(geometry: PageGeometry, pool_bytes: int, dtype: torch.dtype) -> int:
     """How many pages, with their share of the tables, fit in a memory budget [bytes]."""
-    shape = geometry.shape
-    table_bytes = shape.num_layers * (8 * geometry.max_rows_per_page + 4 * 3 * NUM_MODULES)
-    return pool_bytes // (geometry.page_bytes(dtype.itemsize) + table_bytes)
+    num_layers = geometry.shape.num_layers
+    slot_bytes = 4 * 3 * num_layers * NUM_MODULES
+    table_bytes = 8 * num_layers * geometry.max_rows_per_page + slot_bytes
+    num_bytes = max(0, pool_bytes - slot_bytes)  # there is one slot more than pages
+    return num_bytes // (geometry.page_bytes(dtype.itemsize) + table_bytes)

@@ -9,7 +9,6 @@ alike. What tells them apart is in the `ForwardContext`.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from motet.core.shape import GATE_UP, QKV, Module
@@ -32,20 +31,20 @@ class Decoder:
     def __init__(self, config: DecoderConfig, weights: DecoderWeights) -> None:
         self.config = config
         self._embedding = weights.embedding
-        rotary = rotary_table(config, weights.embedding.device, weights.embedding.dtype)
-        self._layers = [_Layer(config, i, layer, rotary) for i, layer in enumerate(weights.layers)]
         self._final_norm = weights.final_norm
+        rotary = rotary_table(config, self.device, self.dtype)
+        self._layers = [_Layer(config, i, layer, rotary) for i, layer in enumerate(weights.layers)]
         self._eps = config.rms_norm_eps
         head = weights.embedding if weights.lm_head is None else weights.lm_head
         self._lm_head = Linear(head, None)
 
     @property
     def device(self) -> torch.device:
-        return self._embedding.device
+        return self._final_norm.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._embedding.dtype
+        return self._final_norm.dtype
 
     def forward(self, token_ids: Tensor, logits_rows: Tensor, ctx: ForwardContext) -> Tensor:
         """Run all tokens through all layers, and the asked-for rows through the head.
@@ -58,7 +57,7 @@ class Decoder:
         Returns:
             float32 [num_rows, vocab_size].
         """
-        residual = F.embedding(token_ids, self._embedding)
+        residual = self._embedding.rows(token_ids)
         delta = None
         for layer in self._layers:
             delta = layer.forward(residual, delta, ctx)

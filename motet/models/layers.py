@@ -7,12 +7,12 @@ Does not know: how the parts make a layer (`decoder.py`).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from motet.core.shape import ModelShape, Module
 from motet.kernels.types import Projection
 from motet.models.context import ForwardContext
+from motet.models.matrix import Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +20,15 @@ class Linear:
     """y = W x + b over rows, [num_tokens, in_features] to [num_tokens, out_features].
 
     Attributes:
-        weight: [out_features, in_features], in the memory order that `weights.py` chose.
+        weight: [out_features, in_features].
         bias: [out_features], or None.
     """
 
-    weight: Tensor
+    weight: Matrix
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return self.weight.multiply(x, self.bias)
 
 
 class LoraLinear:

@@ -21,6 +21,7 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_STORAGES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt"]
 
@@ -66,15 +67,50 @@ def resolve_dtype(name: str | None, device: torch.device, model_dir: Path) -> to
     return _DTYPES[name]
 
 
-def load_decoder(model_dir: Path, device: torch.device, dtype: torch.dtype) -> Decoder:
+def resolve_storage(name: str | None, device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The dtype that the weight matrices are stored in.
+
+    Args:
+        name: "float32", "bfloat16" or "int8"; None is the model's dtype.
+        device: where the model runs.
+        dtype: what it computes in.
+
+    Raises:
+        ConfigError: the name is another, or this device and dtype have no such storage.
+    """
+    if name is None:
+        return dtype
+    if name not in _STORAGES:
+        raise ConfigError(
+            f"weights is {name!r}, expected one of {', '.join(_STORAGES)}", param="weights"
+        )
+    if _STORAGES[name] != dtype and (device.type != "cpu" or dtype != torch.float32):
+        raise ConfigError(
+            f"weights in {name} are for a CPU that computes in float32, and this model runs in "
+            f"{str(dtype).removeprefix('torch.')} on {device.type}; leave --weights out, or use "
+            "--device cpu --dtype float32",
+            param="weights",
+        )
+    return _STORAGES[name]
+
+
+def load_decoder(
+    model_dir: Path, device: torch.device, dtype: torch.dtype, storage: torch.dtype | None = None
+) -> Decoder:
     """Read config and weights of a Hugging Face directory onto a device.
+
+    Args:
+        model_dir: the directory.
+        device: where the model runs.
+        dtype: what it computes in.
+        storage: what its matrices are stored in; None is `dtype`.
 
     Raises:
         ModelError: the architecture, an option or a tensor is not what the decoder supports.
     """
     config = load_config(model_dir)
     with Checkpoint(model_dir) as checkpoint:
-        return Decoder(config, read_weights(config, checkpoint, device, dtype))
+        return Decoder(config, read_weights(config, checkpoint, device, dtype, storage))
 
 
 def _fetch_from_hub(model: str) -> Path:

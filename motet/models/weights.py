@@ -7,6 +7,7 @@ Does not know: files (`checkpoint.py`), nor what the tensors compute (`decoder.p
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from motet.core.errors import ModelError
 from motet.core.shape import GATE_UP, QKV, Module
 from motet.models.checkpoint import Checkpoint, some_of
 from motet.models.config import DecoderConfig
+from motet.models.matrix import Matrix, matrix_maker
 
 _PROJECTION_NAMES = {
     Module.Q: "self_attn.q_proj",
@@ -36,11 +38,11 @@ class LayerWeights:
     """One layer. Matrices are [out_features, in_features]; siblings lie one below another."""
 
     attention_norm: Tensor
-    qkv: Tensor
-    o: Tensor
+    qkv: Matrix
+    o: Matrix
     mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Matrix
+    down: Matrix
     qkv_bias: Tensor | None = None
     q_norm: Tensor | None = None
     k_norm: Tensor | None = None
@@ -60,10 +62,10 @@ class DecoderWeights:
         lm_head: [vocab_size, hidden_size], or None where the embedding is the head.
     """
 
-    embedding: Tensor
+    embedding: Matrix
     layers: tuple[LayerWeights, ...]
     final_norm: Tensor
-    lm_head: Tensor | None
+    lm_head: Matrix | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +77,24 @@ class _Part:
 
 
 _Make = Callable[[Sequence[_Part]], Tensor]
+_MakeMatrix = Callable[[Tensor], Matrix]
 
 
 def read_weights(
-    config: DecoderConfig, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
+    config: DecoderConfig,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    storage: torch.dtype | None = None,
 ) -> DecoderWeights:
     """The weights of a checkpoint, cast and merged. Nothing of them stays in the mapped files.
+
+    Args:
+        config: the model's shape and switches.
+        checkpoint: its tensors.
+        device: where it will run.
+        dtype: what it computes in.
+        storage: what its matrices are stored in; None is `dtype`. See `matrix_maker`.
 
     Raises:
         ModelError: tensors are missing, unexpected, of another shape, or quantized.
@@ -99,11 +113,16 @@ def read_weights(
     # A file may hold a head that the config ties. Where the two differ, transformers keeps both.
     if config.tie_word_embeddings and lm_head is not None and torch.equal(lm_head, embedding):
         lm_head = None
-    return _assemble(config, merge, embedding, lm_head)
+    to_matrix = matrix_maker(device, dtype, storage or dtype)
+    return _assemble(config, merge, to_matrix, embedding, lm_head)
 
 
 def random_weights(
-    config: DecoderConfig, device: torch.device, dtype: torch.dtype, seed: int
+    config: DecoderConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+    storage: torch.dtype | None = None,
 ) -> DecoderWeights:
     """Weights of the right shapes and a sane scale, for measuring without a checkpoint."""
     generator = torch.Generator(device).manual_seed(seed)
@@ -115,30 +134,37 @@ def random_weights(
         return values.normal_(std=values.shape[1] ** -0.5, generator=generator)
 
     lm_head = None if config.tie_word_embeddings else make([_lm_head_part(config)])
-    return _assemble(config, make, make([_embedding_part(config)]), lm_head)
+    to_matrix = matrix_maker(device, dtype, storage or dtype)
+    return _assemble(config, make, to_matrix, make([_embedding_part(config)]), lm_head)
 
 
 def _assemble(
-    config: DecoderConfig, make: _Make, embedding: Tensor, lm_head: Tensor | None
+    config: DecoderConfig,
+    make: _Make,
+    to_matrix: _MakeMatrix,
+    embedding: Tensor,
+    lm_head: Tensor | None,
 ) -> DecoderWeights:
-    layers = tuple(
-        LayerWeights(**{field: make(parts) for field, parts in _layer_parts(config, i).items()})
-        for i in range(config.shape.num_layers)
+    def layer(index: int) -> LayerWeights:
+        tensors = {name: make(parts) for name, parts in _layer_parts(config, index).items()}
+        fields: dict[str, Any] = {
+            name: to_matrix(tensor) if tensor.dim() == 2 else tensor
+            for name, tensor in tensors.items()
+        }
+        return LayerWeights(**fields)
+
+    layers = tuple(layer(index) for index in range(config.shape.num_layers))
+    return DecoderWeights(
+        embedding=to_matrix(embedding),
+        layers=layers,
+        final_norm=make([_final_norm_part(config)]),
+        lm_head=None if lm_head is None else to_matrix(lm_head),
     )
-    return DecoderWeights(embedding, layers, make([_final_norm_part(config)]), lm_head)
 
 
 def _empty(parts: Sequence[_Part], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Room for the parts, one below another.
-
-    A CPU's float32 matrices lie column by column. So BLAS takes 41 instead of 42 ms for all
-    products of a 135M model at 1 row, 89 instead of 129 at 8 and 149 instead of 198 at 64 (one
-    thread, AVX-512); from 256 rows on, and in bfloat16, the order makes no difference. An
-    embedding that is also the head gives up little: a look-up of 512 rows takes 6 ms.
-    """
+    """Room for the parts, one below another."""
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-    if len(shape) == 2 and device.type == "cpu" and dtype == torch.float32:
-        return torch.empty(shape[::-1], dtype=dtype).t()
     return torch.empty(shape, dtype=dtype, device=device)
 
 

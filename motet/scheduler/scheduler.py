@@ -9,6 +9,10 @@ A sequence whose adapter is still being read or copied is passed over; one that 
 holds back those behind it, so that a large request is not starved by small ones. When the pages
 of the running sequences outgrow the pool, the youngest is preempted. What it computed stays in
 the prefix cache as long as nobody needs the pages, so it comes back cheaply.
+
+A step may be scheduled while the one before it is in flight. Then the tokens that this one samples
+are not known: a sequence that ends with such a token is computed once too often, and that result is
+thrown away. Its pages are free at once, since the device does what it is given in order.
 """
 
 from collections.abc import Sequence as SequenceOf
@@ -68,10 +72,11 @@ class Scheduler:
     ) -> None:
         self._pool = memory.pool
         self._residency = memory.residency
+        self._reclaimer = memory.reclaimer
         self._geometry = memory.geometry
         self._policy = memory.policy
         self._lookahead = AdapterLookahead(memory)
-        self.pages = SequencePages(memory, keeps_prefixes=keeps_prefixes)
+        self.pages = SequencePages(memory, max_running=max_running, keeps_prefixes=keeps_prefixes)
         self._max_step_tokens = max_step_tokens
         self._max_running = max_running
         self._waiting: list[Sequence] = []  # by arrival
@@ -153,7 +158,7 @@ class Scheduler:
         """Forget a request and free what it holds. False if there is none of that id."""
         for seq in self._running:
             if seq.request_id == request_id:
-                self._stop_running(seq)
+                self._end(seq)
                 return True
         for seq in self._waiting:
             if seq.request_id == request_id:
@@ -167,6 +172,21 @@ class Scheduler:
         self._waiting = [seq for seq in self._waiting if seq.digest != digest]
         return aborted
 
+    @property
+    def may_run_ahead(self) -> bool:
+        """Whether `schedule` may be called while the step before is in flight.
+
+        Not so if a sequence might have to be preempted, since its last token is not known; nor
+        with penalties, which have to know every token before the one that is sampled.
+        """
+        if not self._running:
+            return True
+        if any(seq.sampling.has_penalties for seq in self._running):
+            return False
+        # Each sequence may need a page; those ahead of the youngest are protected from all.
+        protected = self._ahead(self._running[-1])
+        return self._reclaimer.num_reclaimable(KV, protected) >= len(self._running)
+
     def schedule(self) -> Plan:
         """The next batch, and the reads and copies to start beside it."""
         chunks: list[ScheduledChunk] = []
@@ -179,20 +199,22 @@ class Scheduler:
     def commit(self, batch: Batch, tokens: SequenceOf[int | None]) -> list[TokenOutput]:
         """Take the sampled tokens of a batch, one for each chunk that samples, in order.
 
-        A token of None ends its sequence with the finish reason "error": its logits were not
-        finite, and its KV is not kept.
+        Batches are committed in the order in which they were scheduled. A token of None ends its
+        sequence with the finish reason "error": its logits were not finite, and its KV is not
+        kept. What was computed of sequences that have ended meanwhile is thrown away.
         """
         outputs = []
         sampled = iter(tokens)
         for chunk in batch.chunks:
             seq = chunk.sequence
-            samples = chunk.samples  # before the count below moves
-            token = next(sampled) if samples else None
-            if samples and token is None:
-                self._stop_running(seq, is_good=False)
+            token = next(sampled) if chunk.samples else None
+            if seq.is_over:
+                continue
+            if chunk.samples and token is None:
+                self._end(seq, is_good=False)
                 outputs.append(TokenOutput(seq.request_id, [], "error"))
                 continue
-            seq.num_computed_tokens += chunk.num_new_tokens
+            seq.num_computed_tokens = chunk.end
             self.pages.keep_computed(seq)
             if token is not None:
                 outputs.append(self._append(seq, token))
@@ -202,25 +224,37 @@ class Scheduler:
         seq.output_token_ids.append(token)
         reason = seq.finish_reason()
         if reason is not None:
-            self._stop_running(seq)
+            self._end(seq)
         return TokenOutput(seq.request_id, [token], reason, seq.num_cached_tokens or 0)
 
     def _schedule_running(self, chunks: list[ScheduledChunk]) -> int:
         """Schedule running sequences: decodes, then prefills, each by arrival."""
         budget = self._max_step_tokens
-        for seq in sorted(self._running, key=lambda other: other.num_uncomputed_tokens > 1):
-            num_new = min(budget, seq.num_uncomputed_tokens)
-            if num_new > 0 and self._keep(seq, seq.num_computed_tokens + num_new):
-                chunks.append(ScheduledChunk(seq, num_new))
-                budget -= num_new
+        page_size = self._geometry.page_size
+        prefills = []
+        for seq in list(self._running):  # the youngest may have to go
+            num_unscheduled = seq.num_unscheduled_tokens
+            if num_unscheduled > 1:
+                prefills.append(seq)
+                continue
+            has_room = seq.num_scheduled_tokens < len(seq.pages) * page_size
+            if num_unscheduled == 1 and budget > 0 and (has_room or self._keep(seq)):
+                chunks.append(seq.schedule(1))
+                budget -= 1
+        for seq in prefills:
+            if budget > 0 and seq.pages:
+                chunk = seq.schedule(min(budget, seq.num_unscheduled_tokens))
+                chunks.append(chunk)
+                budget -= chunk.num_new_tokens
         return budget
 
-    def _keep(self, seq: Sequence, num_tokens: int) -> bool:
-        """Grow a running sequence; preempt the youngest while pages are short.
+    def _keep(self, seq: Sequence) -> bool:
+        """Grow a decode to its next token; preempt the youngest while pages are short.
 
         Returns False if the sequence itself was preempted. One that a step has already scheduled
         never is: a prefill has all its pages from admission, so only decodes grow, by arrival.
         """
+        num_tokens = seq.num_scheduled_tokens + 1
         while seq.pages and self.pages.num_missing(seq, num_tokens) > 0:
             if self.pages.grow(seq, num_tokens, self._ahead(seq), self._wanted()):
                 break
@@ -240,9 +274,9 @@ class Scheduler:
             if may_run and self._is_ready(seq):
                 if not self._start(seq, ahead, wanted):
                     return
-                num_new = min(budget, seq.num_uncomputed_tokens)
-                chunks.append(ScheduledChunk(seq, num_new))
-                budget -= num_new
+                chunk = seq.schedule(min(budget, seq.num_unscheduled_tokens))
+                chunks.append(chunk)
+                budget -= chunk.num_new_tokens
                 continue
             comes_next = len(self._running) + num_passed < self._max_running + LOOKAHEAD_SEQUENCES
             if not (may_run or comes_next or self._lookahead.may_read):
@@ -269,6 +303,7 @@ class Scheduler:
             return False
         if seq.digest is not None:
             self._residency.acquire(seq.digest)
+            seq.slot = self._residency.slot(seq.digest)
         self._waiting.remove(seq)
         self._running.append(seq)
         self._running.sort(key=lambda other: other.arrival)
@@ -306,13 +341,19 @@ class Scheduler:
             ) and num_adapter_pages <= self._pool.capacity(ADAPTER)
         return num_kv_pages + num_adapter_pages <= self._pool.num_pages
 
+    def _end(self, seq: Sequence, *, is_good: bool = True) -> None:
+        seq.is_over = True
+        self._stop_running(seq, is_good=is_good)
+
     def _stop_running(self, seq: Sequence, *, is_good: bool = True) -> None:
         self._running.remove(seq)
         self.pages.free(seq, is_good=is_good)
         if seq.digest is not None:
             self._residency.release(seq.digest)
+            seq.slot = None
 
     def _preempt(self, seq: Sequence) -> None:
+        assert seq.num_scheduled_tokens == seq.num_computed_tokens, "a step in flight computes it"
         self._stop_running(seq)
         seq.num_preemptions += 1
         self._waiting.append(seq)

@@ -1,17 +1,21 @@
 """One request as the scheduler sees it: its tokens, its pages, how far it has come.
 
-Owns: the state of a running or waiting sequence.
+Owns: the state of a running or waiting sequence, and what one step computes of it.
 Does not know: the batch around it.
+
+A step is scheduled, then it is in flight, then it is committed. Sequences may be scheduled while a
+step is in flight that samples a token of theirs: that token counts, though nobody knows it yet.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from motet.core.sampling import SamplingParams
 from motet.memory.page_pool import KV
 from motet.memory.prefix_cache import PrefixPage, Scope
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Sequence:
     """A sequence of tokens: the prompt, then what was generated.
 
@@ -22,8 +26,13 @@ class Sequence:
         digest: the adapter it runs with, kept to the end; None is the base model.
         tenant: whose prefix cache it uses.
         arrival: order of arrival; a preempted sequence keeps it.
-        output_token_ids: what was generated so far.
+        output_token_ids: what was generated so far, as far as it is known.
+        num_tokens: tokens of the prompt, of the output, and those that steps in flight sample.
         num_computed_tokens: tokens whose KV is in its pages.
+        num_scheduled_tokens: these, and the tokens whose KV steps in flight compute.
+        is_over: it has ended; what a step in flight still computes of it is thrown away.
+        row: its row in the page table while it runs.
+        slot: the slot of its adapter while it runs; None is the base model.
         pages: its KV pages, in order.
         kept: the first of these, as the prefix cache knows them; the others are its own.
         num_cached_tokens: prompt tokens that it found in the prefix cache when it first ran.
@@ -37,24 +46,33 @@ class Sequence:
     tenant: str | None
     arrival: int
     output_token_ids: list[int] = field(default_factory=list)
+    num_tokens: int = field(init=False)
     num_computed_tokens: int = 0
+    num_scheduled_tokens: int = 0
+    is_over: bool = False
+    row: int | None = None
+    slot: int | None = None
     pages: list[int] = field(default_factory=list)
     kept: list[PrefixPage] = field(default_factory=list)
     num_cached_tokens: int | None = None
     num_preemptions: int = 0
+    max_num_tokens: int = field(init=False)
+    """What it comes to if nothing ends it before its limit."""
+
+    def __post_init__(self) -> None:
+        self.num_tokens = len(self.prompt_token_ids)
+        self.max_num_tokens = self.num_tokens + self.sampling.max_tokens
 
     @property
-    def num_tokens(self) -> int:
-        return len(self.prompt_token_ids) + len(self.output_token_ids)
+    def num_unscheduled_tokens(self) -> int:
+        """Tokens that are still to be computed and that no step has been given.
 
-    @property
-    def max_num_tokens(self) -> int:
-        """What it comes to if nothing ends it before its limit."""
-        return len(self.prompt_token_ids) + self.sampling.max_tokens
-
-    @property
-    def num_uncomputed_tokens(self) -> int:
-        return self.num_tokens - self.num_computed_tokens
+        The last token of all is never computed: nothing follows from it.
+        """
+        num_tokens = self.num_tokens
+        if num_tokens == self.max_num_tokens:
+            num_tokens -= 1
+        return num_tokens - self.num_scheduled_tokens
 
     @property
     def owner(self) -> str:
@@ -73,6 +91,17 @@ class Sequence:
         output_end = max(0, end - num_prompt_tokens)
         return self.prompt_token_ids[start:end] + self.output_token_ids[output_start:output_end]
 
+    def schedule(self, num_new_tokens: int) -> "ScheduledChunk":
+        """Give the next tokens to a step."""
+        start = self.num_scheduled_tokens
+        end = start + num_new_tokens
+        num_known_tokens = len(self.prompt_token_ids) + len(self.output_token_ids)
+        samples = end == self.num_tokens
+        self.num_scheduled_tokens = end
+        if samples:
+            self.num_tokens += 1
+        return ScheduledChunk(self, start, num_new_tokens, samples, start == num_known_tokens)
+
     def finish_reason(self) -> str | None:
         """Why it ends with its last token; None if it goes on."""
         if self.output_token_ids and self.output_token_ids[-1] in self.sampling.stop_token_ids:
@@ -82,27 +111,27 @@ class Sequence:
         return None
 
 
-@dataclass(frozen=True)
-class ScheduledChunk:
-    """The tokens of one sequence that a step computes."""
+class ScheduledChunk(NamedTuple):
+    """The tokens of one sequence that a step computes.
+
+    Attributes:
+        sequence: whose.
+        start: position of the first of them.
+        num_new_tokens: how many.
+        samples: whether a token follows from this chunk: it computes the last token there is.
+        awaits_token: whether its one token is sampled by the step before, which is in flight.
+    """
 
     sequence: Sequence
+    start: int
     num_new_tokens: int
-
-    @property
-    def start(self) -> int:
-        """Position of the first of them."""
-        return self.sequence.num_computed_tokens
+    samples: bool
+    awaits_token: bool
 
     @property
     def end(self) -> int:
         """Position after the last of them: the length of the context."""
         return self.start + self.num_new_tokens
-
-    @property
-    def samples(self) -> bool:
-        """Whether a token follows from this chunk: it computes the last known token."""
-        return self.end == self.sequence.num_tokens
 
 
 @dataclass(frozen=True)

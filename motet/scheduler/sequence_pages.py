@@ -9,6 +9,7 @@ from collections.abc import Sequence as SequenceOf
 
 from motet.memory.page_pool import KV, PoolCorruptionError
 from motet.memory.unified import UnifiedMemory
+from motet.scheduler.page_table import PageTable
 from motet.scheduler.sequence import Sequence
 
 
@@ -17,19 +18,23 @@ class SequencePages:
 
     Args:
         memory: what sequences and adapters share.
+        max_running: sequences that have pages at once at most.
         keeps_prefixes: have the prefix cache keep what sequences compute.
 
     Attributes:
+        table: the pages of the sequences that have any.
         num_lookup_tokens: prompt tokens of the sequences that have started, since the beginning.
         num_hit_tokens: of these, found in the prefix cache.
     """
 
-    def __init__(self, memory: UnifiedMemory, *, keeps_prefixes: bool) -> None:
+    def __init__(self, memory: UnifiedMemory, *, max_running: int, keeps_prefixes: bool) -> None:
         self._pool = memory.pool
         self._prefixes = memory.prefixes
         self._reclaimer = memory.reclaimer
         self._geometry = memory.geometry
+        self._page_size = memory.geometry.page_size
         self._keeps_prefixes = keeps_prefixes
+        self.table = PageTable(max_running)
         self.num_lookup_tokens = 0
         self.num_hit_tokens = 0
 
@@ -51,7 +56,7 @@ class SequencePages:
             False, with nothing given, if there is no room.
         """
         # At least the last token is computed: its logits are needed.
-        max_pages = (seq.num_tokens - 1) // self._geometry.page_size
+        max_pages = (seq.num_tokens - 1) // self._page_size
         token_ids = seq.token_ids(0, seq.num_tokens)
         found = self._prefixes.match(seq.scope, token_ids, max_pages)
         self._prefixes.acquire(found)
@@ -65,7 +70,10 @@ class SequencePages:
         self._prefixes.touch(found)
         seq.kept = found
         seq.pages = [node.page for node in found if node.page is not None] + new_pages
-        seq.num_computed_tokens = len(found) * self._geometry.page_size
+        seq.row = self.table.take_row()
+        self.table.write(seq.row, 0, seq.pages)
+        seq.num_computed_tokens = len(found) * self._page_size
+        seq.num_scheduled_tokens = seq.num_computed_tokens
         if seq.num_cached_tokens is None:
             seq.num_cached_tokens = seq.num_computed_tokens
             self.num_lookup_tokens += len(seq.prompt_token_ids)
@@ -87,6 +95,8 @@ class SequencePages:
             return False
         pages = self._pool.allocate(num_more, seq.owner)
         assert pages is not None
+        assert seq.row is not None
+        self.table.write(seq.row, len(seq.pages), pages)
         seq.pages += pages
         return True
 
@@ -98,19 +108,24 @@ class SequencePages:
         """Hand the pages that have been filled to the prefix cache; the sequence shares them."""
         if not self._keeps_prefixes:
             return
-        page_size = self._geometry.page_size
-        while (len(seq.kept) + 1) * page_size <= seq.num_computed_tokens:
-            index = len(seq.kept)
-            node = self._prefixes.extend(
-                seq.scope,
-                seq.kept[-1] if seq.kept else None,
-                seq.token_ids(index * page_size, (index + 1) * page_size),
-                seq.pages[index],
-                seq.owner,
-            )
-            assert node.page is not None
+        while (len(seq.kept) + 1) * self._page_size <= seq.num_computed_tokens:
+            self._keep_next(seq)
+
+    def _keep_next(self, seq: Sequence) -> None:
+        index = len(seq.kept)
+        node = self._prefixes.extend(
+            seq.scope,
+            seq.kept[-1] if seq.kept else None,
+            seq.token_ids(index * self._page_size, (index + 1) * self._page_size),
+            seq.pages[index],
+            seq.owner,
+        )
+        assert node.page is not None
+        assert seq.row is not None
+        if node.page != seq.pages[index]:
             seq.pages[index] = node.page
-            seq.kept.append(node)
+            self.table.write(seq.row, index, [node.page])
+        seq.kept.append(node)
 
     def free(self, seq: Sequence, *, is_good: bool = True) -> None:
         """Take all pages back. What the prefix cache has stays cached, if it `is_good`."""
@@ -118,12 +133,17 @@ class SequencePages:
         self._prefixes.release(seq.kept)
         if not is_good:
             self._prefixes.discard(seq.kept)
+        assert seq.row is not None
+        self.table.give_back(seq.row)
+        seq.row = None
         seq.pages = []
         seq.kept = []
-        seq.num_computed_tokens = 0
+        seq.num_computed_tokens = seq.num_scheduled_tokens = 0
 
     def check(self, running: SequenceOf[Sequence]) -> None:
         """Verify that the pool's KV pages are those of the running sequences and of the cache.
+
+        Their table rows are checked, too.
 
         Raises:
             PoolCorruptionError: pages are lost, or held twice.
@@ -135,6 +155,8 @@ class SequencePages:
                 f"distinct), but the pool counts {self._pool.num_owned(KV)} KV pages"
             )
         for seq in running:
+            if seq.row is None or self.table.pages(seq.row, len(seq.pages)) != seq.pages:
+                raise PoolCorruptionError(f"{seq.request_id} has other pages than its table row")
             if [node.page for node in seq.kept] != seq.pages[: len(seq.kept)]:
                 raise PoolCorruptionError(f"{seq.request_id} has other pages than it shares")
         self._prefixes.check([node for seq in running for node in seq.kept])

@@ -162,6 +162,15 @@ def serve(
             rich_help_panel=_ENGINE,
         ),
     ] = False,
+    no_cuda_graphs: Annotated[
+        bool,
+        typer.Option(
+            "--no-cuda-graphs",
+            help="On a GPU, launch every kernel of a decode step by itself: slower, but errors "
+            "and profiles name the kernel.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = False,
     eviction_policy: Annotated[
         Literal["saving", "lru"],
         typer.Option(
@@ -196,6 +205,14 @@ def serve(
             rich_help_panel=_ENGINE,
         ),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="How a CPU stores the matrices: float32, bfloat16 or int8.",
+            show_default="as --dtype",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(
@@ -223,9 +240,11 @@ def serve(
                 model_name=served_model_name,
                 device=device,
                 dtype=dtype,
+                weights=weights,
                 pool_memory_bytes=_optional_bytes(pool_memory),
                 host_adapter_bytes=_optional_bytes(host_adapter_memory),
                 prefix_cache=not no_prefix_cache,
+                cuda_graphs=not no_cuda_graphs,
                 eviction_policy=eviction_policy,
                 page_size=page_size,
                 max_model_len=max_model_len,

@@ -6,6 +6,7 @@ Does not know: what a test is about.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,21 +52,50 @@ NUM_PAGES = 24
 MAX_MODEL_LEN = 300
 
 
-class FakeRunner:
-    """Every token is 7; sequences whose prompt starts with 99 get logits that are not finite."""
+@dataclass(frozen=True)
+class FakeTokens:
+    """The tokens of a step, and where it is noted that they were waited for."""
 
-    def run(self, batch: Batch) -> list[int | None]:
-        return [
+    step: int
+    tokens: list[int | None]
+    log: list[tuple[str, int]]
+
+    def wait(self) -> list[int | None]:
+        self.log.append(("wait", self.step))
+        return self.tokens
+
+
+class FakeRunner:
+    """Every token is 7; sequences whose prompt starts with 99 get logits that are not finite.
+
+    Attributes:
+        log: what was launched and waited for, in order.
+    """
+
+    def __init__(self, *, overlaps: bool) -> None:
+        self.overlaps = overlaps
+        self.log: list[tuple[str, int]] = []
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that were launched."""
+        return [step for what, step in self.log if what == "launch"]
+
+    def launch(self, batch: Batch) -> FakeTokens:
+        step = len(self.steps)
+        self.log.append(("launch", step))
+        tokens = [
             None if chunk.sequence.prompt_token_ids[0] == 99 else 7
             for chunk in batch.chunks
             if chunk.samples
         ]
+        return FakeTokens(step, tokens, self.log)
 
 
 class Harness:
     """An engine, what it sent, and the pool under it."""
 
-    def __init__(self, host_budget_pages: int = 1000) -> None:
+    def __init__(self, host_budget_pages: int = 1000, *, overlaps: bool = False) -> None:
         geometry = PageGeometry(SHAPE, 16)
         page_bytes = geometry.page_bytes(4)
         self.device_pool = DevicePool(geometry, NUM_PAGES, torch.float32, torch.device("cpu"))
@@ -80,9 +110,10 @@ class Harness:
             host_budget_pages=host_budget_pages,
         )
         scheduler = Scheduler(self.memory, max_step_tokens=64, max_running=8)
+        self.runner = FakeRunner(overlaps=overlaps)
         self.engine = Engine(
             scheduler=scheduler,
-            runner=FakeRunner(),
+            runner=self.runner,
             adapters=EngineAdapters(
                 store=AdapterStore(),
                 loader=AdapterLoader(self.device_pool, 2, host_budget_pages, lambda: None),
@@ -158,6 +189,8 @@ class Harness:
 
     def finish_all_is_well(self) -> None:
         """Nothing runs, and every page is free or cached."""
+        while self.engine.step():
+            pass
         stats = self.stats()
         assert stats.num_running == stats.num_waiting == 0
         assert stats.num_pages_kv == stats.num_pages_adapters_in_use == 0

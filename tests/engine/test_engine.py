@@ -10,9 +10,9 @@ from motet.core.messages import AbortRequest, AdapterRefused, ReleaseAdapter
 from tests.engine.harness import MAX_MODEL_LEN, NUM_PAGES, Harness, adapter
 
 
-@pytest.fixture
-def harness() -> Iterator[Harness]:
-    harness = Harness()
+@pytest.fixture(params=[False, True], ids=["one-by-one", "overlapped"])
+def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
+    harness = Harness(overlaps=request.param)
     yield harness
     harness.finish_all_is_well()
     harness.engine.close()
@@ -129,6 +129,32 @@ def test_abort_frees_at_once(harness: Harness, tmp_path: Path) -> None:
     assert stats.num_pages_kv == stats.num_pages_adapters_in_use == 0
     harness.engine.handle(AbortRequest("a"))  # a second time, and of nobody: ignored
     harness.engine.handle(AbortRequest("nobody"))
+
+
+def test_a_step_is_launched_before_the_tokens_of_the_one_before_are_waited_for() -> None:
+    """And on a CPU it is not: there each step is over before the next is scheduled."""
+    for overlaps in (False, True):
+        harness = Harness(overlaps=overlaps)
+        harness.add("a", max_tokens=3)
+        while harness.engine.step():
+            pass
+        one, two, three = harness.runner.steps
+        if overlaps:
+            assert harness.runner.log == [
+                ("launch", one),
+                ("launch", two),
+                ("wait", one),
+                ("launch", three),
+                ("wait", two),
+                ("wait", three),
+            ]
+        else:
+            assert harness.runner.log == [
+                (what, step) for step in (one, two, three) for what in ("launch", "wait")
+            ]
+        assert harness.tokens("a") == [7] * 3
+        assert harness.stats().num_output_tokens == 3
+        harness.engine.close()
 
 
 def test_logits_that_are_not_finite_end_one_request_only(harness: Harness) -> None:

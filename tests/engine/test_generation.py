@@ -27,6 +27,7 @@ from motet.core.sampling import SamplingParams
 from motet.core.shape import ModelShape, Module
 from motet.engine.build import build_engine
 from motet.engine.engine import Engine
+from motet.engine.runner import ModelRunner
 from motet.memory.geometry import PageGeometry
 from tests.adapters.make import AdapterSpec, write_lora
 from tests.models.tiny import VOCAB_SIZE, random_tokens, save_tiny_model
@@ -178,17 +179,32 @@ class Session:
         {"pool_memory_bytes": 1 << 26, "max_step_tokens": 7},
         {"pool_memory_bytes": 1 << 26, "max_running": 2, "page_size": 32},
         {"num_pages": 14},
+        {"pool_memory_bytes": 1 << 26, "max_step_tokens": 33, "overlaps": True},
+        {"num_pages": 14, "overlaps": True},
     ],
-    ids=["roomy", "small-chunks", "two-at-a-time", "short-of-pages"],
+    ids=[
+        "roomy",
+        "small-chunks",
+        "two-at-a-time",
+        "short-of-pages",
+        "overlapped",
+        "overlapped-short-of-pages",
+    ],
 )
-def session(request: pytest.FixtureRequest, world: World) -> Iterator[Session]:
+def session(
+    request: pytest.FixtureRequest, world: World, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Session]:
     options = dict(request.param)
+    if options.pop("overlaps", False):
+        monkeypatch.setattr(ModelRunner, "overlaps", True)
     num_pages = options.pop("num_pages", None)
     if num_pages is not None:
         options["pool_memory_bytes"] = bytes_of_pages(world, num_pages)
     session = Session(EngineConfig(model=str(world.model_dir), device="cpu", **options))
     assert num_pages is None or session.ready.num_pages == num_pages
     yield session
+    while session.engine.step():
+        pass
     stats = session.stats()
     assert stats.num_pages_free + stats.num_pages_cached == stats.num_pages_total
     session.engine.close()
@@ -275,3 +291,40 @@ def test_a_seed_fixes_the_tokens_whatever_else_runs(world: World) -> None:
     crowd = session.generate({str(i): request(str(i), i) for i in range(8)})
     assert crowd["5"] == alone
     assert len({tuple(tokens) for tokens in crowd.values()}) == 8
+
+
+def test_overlapped_steps_draw_the_same_tokens(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seeds, penalties, stop tokens and preemptions, either way."""
+    prompts = [case.prompt for case in world.cases]
+    requests = {
+        str(i): AddRequest(
+            str(i),
+            prompts[i],
+            SamplingParams(
+                max_tokens=24,
+                temperature=[0.0, 0.7, 1.3][i % 3],
+                top_p=[1.0, 0.8][i % 2],
+                seed=i,
+                presence_penalty=1.5 if i == 4 else 0.0,
+                stop_token_ids=tuple(range(i % 4, 131, 9)),
+            ),
+            None,
+        )
+        for i in range(8)
+    }
+    tokens = {}
+    for overlaps in (False, True):
+        monkeypatch.setattr(ModelRunner, "overlaps", overlaps)
+        session = Session(
+            EngineConfig(
+                model=str(world.model_dir),
+                device="cpu",
+                pool_memory_bytes=bytes_of_pages(world, 12),
+            )
+        )
+        tokens[overlaps] = session.generate(requests)
+        session.engine.close()
+    assert tokens[True] == tokens[False]
+    assert {len(each) for each in tokens[True].values()} != {24}, "no stop token was met"

@@ -13,14 +13,27 @@ from transformers import (
 )
 
 from motet.core.sampling import SamplingParams
-from motet.engine.sampler import SamplingRow, sample, uniform
+from motet.engine.sampler import SamplingRow, sample, uniforms
 
 VOCAB_SIZE = 700  # more than the sampler's first guess at a nucleus
 
 
 def row(position: int = 0, **params: object) -> SamplingRow:
     sampling = SamplingParams(max_tokens=1, **params)  # type: ignore[arg-type]
-    return SamplingRow(sampling, position, prompt_token_ids=[1, 2, 2], output_token_ids=[2, 5, 5])
+    return SamplingRow(
+        0, sampling, position, prompt_token_ids=[1, 2, 2], output_token_ids=[2, 5, 5]
+    )
+
+
+def tokens_of(logits: Tensor, rows: list[SamplingRow]) -> list[int | None]:
+    """Sample a row of logits by each of these; None where there is no token."""
+    placed = [row._replace(logits_row=index) for index, row in enumerate(rows)]
+    sampled = sample(logits, [row for row in placed if not row.params.is_plainly_greedy])
+    assert sampled.token_ids.dtype == torch.int64
+    assert sampled.token_ids.shape == sampled.is_usable.shape == (len(rows),)
+    assert ((sampled.token_ids >= 0) & (sampled.token_ids < VOCAB_SIZE)).all()
+    pairs = zip(sampled.token_ids.tolist(), sampled.is_usable.tolist(), strict=True)
+    return [token if is_usable else None for token, is_usable in pairs]
 
 
 def random_logits(num_rows: int = 1, seed: int = 0, scale: float = 2.0) -> Tensor:
@@ -31,7 +44,7 @@ def random_logits(num_rows: int = 1, seed: int = 0, scale: float = 2.0) -> Tenso
 def draws(logits: Tensor, num_draws: int, **params: object) -> np.ndarray:
     """How often each token is drawn, over positions."""
     rows = [row(position, **params) for position in range(num_draws)]
-    tokens = sample(logits.expand(num_draws, -1).clone(), rows)
+    tokens = tokens_of(logits.expand(num_draws, -1).clone(), rows)
     return np.bincount([t for t in tokens if t is not None], minlength=VOCAB_SIZE)
 
 
@@ -54,11 +67,11 @@ def test_greedy_takes_the_largest_and_the_lowest_of_equals() -> None:
     logits = random_logits(3)
     logits[1, [40, 400]] = 50
     expected = [int(logits[0].argmax()), 40, int(logits[2].argmax())]
-    assert sample(logits, [row(temperature=0)] * 3) == expected
+    assert tokens_of(logits, [row(temperature=0)] * 3) == expected
 
 
 def test_no_rows() -> None:
-    assert sample(torch.empty(0, VOCAB_SIZE), []) == []
+    assert tokens_of(torch.empty(0, VOCAB_SIZE), []) == []
 
 
 @pytest.mark.parametrize(
@@ -113,7 +126,7 @@ def test_repetition_penalty_is_that_of_transformers() -> None:
     logits = random_logits(seed=7)
     processor = RepetitionPenaltyLogitsProcessor(1.7)
     expected = processor(torch.tensor([[1, 2, 2, 2, 5, 5]]), logits.clone())
-    sample(logits, [row(temperature=0, repetition_penalty=1.7)])
+    tokens_of(logits, [row(temperature=0, repetition_penalty=1.7)])
     torch.testing.assert_close(logits, expected, rtol=0, atol=0)
 
 
@@ -122,7 +135,7 @@ def test_presence_and_frequency_penalties_count_the_output_only() -> None:
     expected = logits.clone()
     expected[0, 2] -= 0.5 + 1 * 0.25
     expected[0, 5] -= 0.5 + 2 * 0.25
-    sample(logits, [row(temperature=0, presence_penalty=0.5, frequency_penalty=0.25)])
+    tokens_of(logits, [row(temperature=0, presence_penalty=0.5, frequency_penalty=0.25)])
     torch.testing.assert_close(logits, expected)
 
 
@@ -136,9 +149,9 @@ def test_a_row_draws_alike_in_any_company() -> None:
         row(7, seed=5, top_p=0.99, min_p=0.05, repetition_penalty=1.3),
         row(8, seed=6, temperature=2.0),
     ]
-    alone = [sample(logits[i : i + 1].clone(), [rows[i]])[0] for i in range(6)]
-    assert sample(logits.clone(), rows) == alone
-    backwards = sample(logits.flip(0).clone(), rows[::-1])
+    alone = [tokens_of(logits[i : i + 1].clone(), [rows[i]])[0] for i in range(6)]
+    assert tokens_of(logits.clone(), rows) == alone
+    backwards = tokens_of(logits.flip(0).clone(), rows[::-1])
     assert backwards[::-1] == alone
 
 
@@ -147,7 +160,7 @@ def test_rows_that_are_not_finite_are_none_and_hurt_no_other() -> None:
     logits[1, 17] = torch.nan
     logits[2] = -torch.inf
     logits[3, 3] = torch.inf
-    tokens = sample(logits.clone(), [row(temperature=0), *[row()] * 3, row(temperature=0)])
+    tokens = tokens_of(logits.clone(), [row(temperature=0), *[row()] * 3, row(temperature=0)])
     assert tokens == [int(logits[0].argmax()), None, None, None, int(logits[4].argmax())]
 
 
@@ -158,8 +171,8 @@ def test_masked_tokens_are_never_drawn() -> None:
 
 
 def test_uniform_is_uniform_and_unrelated_between_seeds_and_positions() -> None:
-    by_position = np.array([uniform(1, position) for position in range(4000)])
-    by_seed = np.array([uniform(seed, 1) for seed in range(4000)])
+    by_position = uniforms([1] * 4000, range(4000))
+    by_seed = uniforms(range(4000), [1] * 4000)
     for values in (by_position, by_seed):
         assert values.min() >= 0
         assert values.max() < 1
@@ -167,3 +180,19 @@ def test_uniform_is_uniform_and_unrelated_between_seeds_and_positions() -> None:
         assert ((histogram - 200) ** 2 / 200).sum() < 19 + 5 * np.sqrt(38)
         assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.08
     assert abs(np.corrcoef(by_position, by_seed)[0, 1]) < 0.08
+
+
+def test_uniform_is_output_number_position_of_splitmix64() -> None:
+    """Against the generator as its authors wrote it, with its state mixed first."""
+    mask = (1 << 64) - 1
+
+    def mix(value: int) -> int:
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
+        return value ^ (value >> 31)
+
+    for seed in (0, 1, -5, 2**63, 2**64 - 1, 2**70 + 3):
+        state = mix(seed & mask)
+        for position in range(5):
+            state = (state + 0x9E3779B97F4A7C15) & mask
+            assert uniforms([seed], [position]) == [(mix(state) >> 24) / 2**40]

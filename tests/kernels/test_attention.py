@@ -1,12 +1,17 @@
-"""KV write and paged attention of every backend against a dense float64 computation."""
+"""Paged attention of every backend against a dense float64 computation."""
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
+from unittest import mock
 
 import numba
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from motet.kernels import attention_cpu, attention_reference
 from tests.kernels.attention_cases import LAYER, Case, dense_attention, make_case
@@ -131,56 +136,69 @@ def test_empty_sequence_among_others(backend) -> None:
     check(backend, make_case(10, [1, 0, 20], [33, 0, 40]))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_write_kv(backend, dtype) -> None:
-    kernels, device = backend
-    rng = torch.Generator().manual_seed(11)
-    num_tokens, num_kv_heads, head_dim, page_size, num_pages = 23, 3, 16, 8, 9
-    merged = torch.randn(num_tokens, 4 * num_kv_heads * head_dim, generator=rng).to(dtype)
-    k, v = (
-        merged[:, i * 48 : (i + 1) * 48].view(num_tokens, num_kv_heads, head_dim) for i in (2, 3)
-    )
-    slots = torch.randperm(num_pages * page_size, generator=rng)[:num_tokens]
-    before = torch.randn(2, num_pages, 2 * page_size * num_kv_heads * head_dim, generator=rng)
-    before = before.to(dtype)
-    expected = before.clone()
-    for t, slot in enumerate(slots.tolist()):
-        page = expected[LAYER, slot // page_size].view(2, page_size, num_kv_heads, head_dim)
-        page[0, slot % page_size] = k[t]
-        page[1, slot % page_size] = v[t]
-    pool = before.clone().to(device)
-    merged = merged.to(device)
-    k, v = (
-        merged[:, i * 48 : (i + 1) * 48].view(num_tokens, num_kv_heads, head_dim) for i in (2, 3)
-    )
-    kernels.write_kv(k, v, pool, LAYER, slots.to(device), page_size)
-    assert torch.equal(pool.cpu(), expected)
+def test_bounds_above_the_truth(backend) -> None:
+    """As in a captured graph, whose grids are made for the longest contexts there can be."""
+    for query_lens in ([1, 1, 1], [1, 7, 0]):
+        case = make_case(11, query_lens, [900, 7, 130])
+        check(backend, replace(case, batch=replace(case.batch, max_context_len=2**17)))
+        check(backend, replace(case, batch=replace(case.batch, max_query_len=2**10)))
 
 
-def test_written_kv_is_what_attention_reads(backend) -> None:
-    kernels, device = backend
-    case = make_case(12, [20], [20])
-    kv = case.pool[LAYER, case.batch.page_table[0].long()].view(-1, 2, 16, 2, 16)
-    k, v = (kv[:, side].reshape(-1, 2, 16)[:20] for side in (0, 1))
-    positions = torch.arange(20)
-    slots = case.batch.page_table[0, positions // 16].long() * 16 + positions % 16
-    q, pool, *rest = case.arguments(device)
-    fresh = torch.full_like(pool, torch.nan)
-    kernels.write_kv(k.to(device), v.to(device), fresh, LAYER, slots.to(device), 16)
-    out = kernels.paged_attention(q, fresh, *rest)
-    torch.testing.assert_close(out.cpu().double(), dense_attention(case), rtol=2e-5, atol=2e-5)
+@pytest.fixture
+def fresh_memory_is_nan() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)  # which has torch fill what it allocates
+    assert torch.empty(0).new_empty(5).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.skipif("triton" not in BACKENDS, reason="no Triton on this platform")
+@pytest.mark.usefixtures("fresh_memory_is_nan")
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # holds for all examples alike
+)
+@given(
+    seed=st.integers(0, 2**31),
+    lens=st.lists(
+        st.sampled_from([(1, 1), (1, 40), (1, 64), (1, 65), (1, 128), (1, 400), (0, 50), (3, 70)]),
+        min_size=1,
+        max_size=7,
+    ),
+    num_shares=st.integers(1, 12),
+    sliding_window=st.sampled_from([None, 30, 100]),
+)
+def test_triton_shares_out_any_contexts(seed, lens, num_shares, sliding_window) -> None:
+    """Whatever is cut where: in a sequence or between two, once or often, or not at all."""
+    query_lens, context_lens = (list(each) for each in zip(*lens, strict=True))
+    case = make_case(
+        seed, query_lens, context_lens, num_heads=2, num_kv_heads=1, sliding_window=sliding_window
+    )
+    with mock.patch.object(attention_triton, "_num_shares", return_value=num_shares):
+        check(BACKENDS["triton"], case)
+
+
+@pytest.mark.skipif("triton" not in BACKENDS, reason="no Triton on this platform")
+def test_triton_starts_no_more_programs_than_run_at_once() -> None:
+    device = torch.device("cpu")
+    at_once = attention_triton.SHARES_PER_SM * attention_triton._num_sms(device)
+    for num_seqs, context_len in ((1, 1), (1, 64), (1, 65), (1, 10**6), (300, 10**6)):
+        batch = make_case(12, [1], [context_len % 100 + 1]).batch
+        batch = replace(
+            batch, max_context_len=context_len, context_lens=batch.context_lens.repeat(num_seqs)
+        )
+        num_shares = attention_triton._num_shares(batch, 2, None, device)
+        assert 1 <= num_shares <= max(1, at_once // 2)
+        assert num_shares <= num_seqs * -(-context_len // attention_triton.BLOCK_KEYS)
+        assert attention_triton._num_shares(batch, 2, 64, device) <= num_seqs
 
 
 def test_no_tokens(backend) -> None:
     kernels, device = backend
     q, *rest = make_case(13, [1], [5]).arguments(device)
-    pool, layer, batch = rest[:3]
     out = kernels.paged_attention(q[:0], *rest)
     assert out.shape == (0, 6, 16)
-    no_slots = torch.empty(0, dtype=torch.int64, device=device)
-    before = pool.clone()
-    kernels.write_kv(q[:0, :2], q[:0, :2], pool, layer, no_slots, batch.page_size)
-    assert torch.equal(pool.nan_to_num(), before.nan_to_num())
 
 
 @pytest.mark.parametrize("name", ["cpu", "triton"])
@@ -195,9 +213,6 @@ def test_what_would_read_foreign_memory_is_refused(name) -> None:
         kernels.paged_attention(q, pool[:, ::2], *rest)
     with pytest.raises(AssertionError, match="convert q"):
         kernels.paged_attention(q.half(), pool, *rest)
-    slots = torch.zeros(2, dtype=torch.int64, device=device)
-    with pytest.raises(AssertionError, match="one slot for each"):
-        kernels.write_kv(q[:, :2], q[:, :2], pool, LAYER, slots, 16)
 
 
 def test_cpu_result_does_not_depend_on_the_number_of_threads() -> None:
@@ -212,47 +227,54 @@ def test_cpu_result_does_not_depend_on_the_number_of_threads() -> None:
 
 
 COMPILE = """
-import itertools
+import re
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from motet.kernels import attention_triton_kernels as kernels
 
-HALF = ("q_ptr", "k_ptr", "v_ptr", "pages_ptr", "out_ptr")
-OTHER = dict(sums_ptr="*fp32", stats_ptr="*fp32", slots_ptr="*i64", scale="fp32",
-             page_table_ptr="*i32", query_starts_ptr="*i32", context_lens_ptr="*i32")
-CONSTANTS = dict(token_elems=1024, block=1024, page_size=16, window=64, group=4, num_kv_heads=8,
-                 head_dim=128, num_splits=8, block_rows=64, block_dim=128, block_keys=64,
-                 block_splits=8)
+OTHER = dict(sums_ptr="*fp32", stats_ptr="*fp32", scale="fp32", page_table_ptr="*i32",
+             query_starts_ptr="*i32", context_lens_ptr="*i32")
+CONSTANTS = dict(window=64, group=4, num_kv_heads=8, head_dim=128, page_size=16, num_shares=49,
+                 block_dim=128, block_keys=64, block_seqs=256, block_shares=64)
+LAUNCHES = [("decode_kernel", 16, 4), ("combine_kernel", 0, 4), ("prefill_kernel", 128, 8)]
 
-for name in ("write_kv_kernel", "decode_kernel", "combine_kernel", "prefill_kernel"):
+for name, block_rows, num_warps in LAUNCHES:
     kernel = getattr(kernels, name)
-    types = dict.fromkeys(HALF, "*bf16") | OTHER | dict.fromkeys(CONSTANTS, "constexpr")
-    signature = {a: types.get(a, "i32") for a in kernel.arg_names}
+    constants = CONSTANTS | dict(block_rows=block_rows)
+    constants = {a: v for a, v in constants.items() if a in kernel.arg_names}
+    types = OTHER | dict.fromkeys(constants, "constexpr")
+    half = ("q_ptr", "pages_ptr", "out_ptr")
+    signature = {a: types.get(a, "*bf16" if a in half else "i32") for a in kernel.arg_names}
     attributes = {
         (i,): [["tt.divisibility", 16]]
         for i, a in enumerate(kernel.arg_names)
         if signature[a].startswith("*") or a.endswith("_stride")
     }
-    constants = {a: CONSTANTS[a] for a in kernel.arg_names if a in CONSTANTS}
     source = ASTSource(kernel, signature, constants, attributes)
-    ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    options = dict(num_warps=num_warps, num_stages=5)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    ptx = compiled.asm["ptx"]
     print(name, "wide" if "ld.global.v4.b32" in ptx or "cp.async.cg" in ptx else "narrow",
-          "tensor cores" if "mma" in ptx else "no tensor cores")
+          "tensor cores" if "mma" in ptx else "no tensor cores",
+          "ahead" if re.search("async_wait .*num = [1-9]", compiled.asm["ttgir"]) else "in turn",
+          compiled.metadata.shared // 1000, "kB")
 """
 
 
 @pytest.mark.slow
 def test_triton_kernels_compile_for_a_gpu_that_is_not_there() -> None:
-    """Machine code for Hopper, in another process: here Triton may be an interpreter."""
+    """Machine code for Hopper, in another process: here Triton may be an interpreter.
+
+    "ahead": a block of keys is still on its way while the one before is computed.
+    """
     if "triton" not in BACKENDS:
         pytest.skip("no Triton on this platform")
     code = "import os; os.environ.pop('TRITON_INTERPRET', None)\n" + COMPILE
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "write_kv_kernel wide no tensor cores",
-        "decode_kernel wide tensor cores",
-        "combine_kernel wide no tensor cores",
-        "prefill_kernel wide tensor cores",
+        "decode_kernel wide tensor cores ahead 72 kB",
+        "combine_kernel wide no tensor cores in turn 2 kB",
+        "prefill_kernel wide tensor cores ahead 131 kB",
     ]

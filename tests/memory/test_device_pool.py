@@ -39,7 +39,7 @@ def scattered(
     first_row = rng.randint(0, row_capacity - num_rows)
     if digest == "second":
         first_row += row_capacity
-    slots = range(2) if digest == "first" else range(2, pool.tables.ranks.shape[0])
+    slots = range(2) if digest == "first" else range(2, pool.empty_slot)
     return Placement(digest, rng.choice(slots), tuple(pages), first_row, num_rows)
 
 
@@ -111,6 +111,8 @@ def test_two_adapters_beside_kv(
 
     assert len(free) == num_pages - 1 - num_adapter_pages
     for digest, placement in placements.items():
+        max_rank = max(a.shape[0] for a, _ in both[digest].values())
+        assert pool.max_ranks[placement.slot] == max_rank
         assert_reads_back(pool, placement.slot, both[digest])
         own = element_mask(pool, placement.slot, both[digest])
         pages = list(placement.pages)
@@ -157,6 +159,23 @@ def test_a_slot_forgets_the_adapter_before(
     assert_reads_back(pool, 0, new)
 
 
+def test_the_empty_slot_is_nobodys_and_has_no_rows() -> None:
+    """It stays empty when every other slot has been written, and no adapter may have it."""
+    geometry = tiny_geometry()
+    a = torch.ones(2, 3)
+    packed = packed_deltas(geometry, torch.float32, {(0, Module.Q): (a, a.T.contiguous())})
+    pool = DevicePool(geometry, 4, torch.float32, CPU)
+    for slot in range(4):
+        pool.copy_in(packed, Placement("d", slot, (slot,), 0, packed.layout.num_rows))
+    assert pool.empty_slot == 4
+    assert pool.tables.ranks.shape[0] == pool.tables.run_starts.shape[0] == 5
+    assert (pool.tables.ranks[: pool.empty_slot].amax(dim=(1, 2)) == 2).all()
+    assert (pool.tables.ranks[pool.empty_slot] == 0).all()
+    assert pool.max_ranks.tolist() == [2, 2, 2, 2, 0]
+    with pytest.raises(AssertionError, match="for no adapter"):
+        pool.copy_in(packed, Placement("d", pool.empty_slot, (0,), 0, packed.layout.num_rows))
+
+
 @given(data=st.data(), geometry=geometries(), dtype=st.sampled_from(DTYPES))
 @settings(max_examples=50, deadline=None)
 def test_the_pool_and_its_tables_fill_the_budget_but_never_exceed_it(
@@ -171,7 +190,8 @@ def test_the_pool_and_its_tables_fill_the_budget_but_never_exceed_it(
         tensors = (pool.data, tables.row_offsets, tables.run_starts, tables.ranks)
         return sum(tensor.nbytes for tensor in tensors)
 
-    assert num_bytes(num_pages) <= budget < num_bytes(num_pages + 1)
+    assert num_pages == 0 or num_bytes(num_pages) <= budget
+    assert budget < num_bytes(num_pages + 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

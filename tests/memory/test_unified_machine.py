@@ -22,6 +22,7 @@ from motet.scheduler.sequence import Sequence
 from motet.scheduler.sequence_pages import SequencePages
 from tests.memory.small_memory import register, small_memory
 
+MAX_RUNNING = 24  # a page for each at least
 TENANTS = [None, None, "t"]
 # Many begin alike: with more or less of one text.
 prompts = st.tuples(
@@ -61,7 +62,7 @@ class UnifiedMachine(RuleBasedStateMachine):
         self.pool, self.residency = self.memory.pool, self.memory.residency
         self.prefixes, self.host = self.memory.prefixes, self.memory.host
         self.reclaimer = self.memory.reclaimer
-        self.pages = SequencePages(self.memory, keeps_prefixes=True)
+        self.pages = SequencePages(self.memory, max_running=MAX_RUNNING, keeps_prefixes=True)
         self.contents: list[list[object]] = [[None] * page_size for _ in range(num_pages)]
         self.sizes: dict[str, int] = {}  # of all digests that are known
         self.names: dict[str, str] = {}  # digest by name
@@ -251,7 +252,8 @@ class UnifiedMachine(RuleBasedStateMachine):
         self.running.append(seq)
         assert len(seq.pages) == self.memory.geometry.num_kv_pages(seq.num_tokens)
         assert seq.num_computed_tokens == len(seq.kept) * self.memory.geometry.page_size
-        assert seq.num_uncomputed_tokens >= 1
+        assert seq.num_scheduled_tokens == seq.num_computed_tokens < seq.num_tokens
+        self.rows_are_theirs()
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), num_tokens=st.integers(1, 12), output=st.integers(0, 1))
@@ -263,7 +265,8 @@ class UnifiedMachine(RuleBasedStateMachine):
         self, data: st.DataObject, seq: Sequence, num_tokens: int, output: int
     ) -> None:
         """Some more tokens; where all are known, one more follows. Without room: preempted."""
-        end = seq.num_computed_tokens + min(num_tokens, seq.num_uncomputed_tokens)
+        num_new_tokens = min(num_tokens, seq.num_unscheduled_tokens)
+        end = seq.num_computed_tokens + num_new_tokens
         self.draw_bystanders(data, seq.digest)
         if not self.pages.grow(seq, end, self.protected, self.wanted):
             self.stop(seq, is_good=True)
@@ -271,13 +274,22 @@ class UnifiedMachine(RuleBasedStateMachine):
             return
         for position in range(seq.num_computed_tokens, end):
             self.write(seq, position)
-        seq.num_computed_tokens = end
+        chunk = seq.schedule(num_new_tokens)
+        seq.num_computed_tokens = chunk.end
         self.pages.keep_computed(seq)
+        self.rows_are_theirs()
         self.seen.add((seq.scope, tuple(seq.token_ids(0, end))))
-        if seq.num_uncomputed_tokens == 0:
+        if chunk.samples:
             seq.output_token_ids.append(output)
             if seq.finish_reason() is not None:
                 self.stop(seq, is_good=True)
+
+    def rows_are_theirs(self) -> None:
+        """The table has the pages of each running sequence, in a row that it has alone."""
+        rows = [seq.row for seq in self.running if seq.row is not None]
+        assert len({*rows}) == len(rows) == len(self.running)
+        for seq, row in zip(self.running, rows, strict=True):
+            assert self.pages.table.pages(row, len(seq.pages)) == seq.pages
 
     def write(self, seq: Sequence, position: int) -> None:
         page = seq.pages[position // self.memory.geometry.page_size]

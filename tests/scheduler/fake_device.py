@@ -4,15 +4,21 @@ Owns: pages, table rows and slots, and the tokens that a step gives. A step that
 tokens, of another adapter or another tenant, or an adapter whose copy is not complete, fails.
 Does not know: the scheduler.
 
+It does what it is given in order, and as late as it may: a step runs when its tokens are waited
+for, or when a copy begins that comes after it. What the host knows later is no help to it.
+
 A token is a function of the request, its adapter and every token before it, as read back from the
 pages: so what a request must produce is known without any scheduler (`expected_tokens`).
 """
 
+from collections import deque
+from dataclasses import dataclass
 from zlib import crc32
 
 from motet.core.messages import AddRequest
+from motet.memory.prefix_cache import Scope
 from motet.memory.residency import Placement
-from motet.scheduler.sequence import Batch, Sequence
+from motet.scheduler.sequence import Batch, ScheduledChunk
 
 VOCAB_SIZE = 97
 
@@ -33,9 +39,34 @@ def expected_tokens(request: AddRequest) -> tuple[list[int], str]:
             return output, "length"
 
 
-def _context(seq: Sequence, position: int) -> int:
+def _context(tokens: list[int], position: int) -> int:
     """Stands for all that a token's KV depends on beside its adapter: the tokens before it."""
-    return crc32(repr(seq.token_ids(0, position + 1)).encode())
+    return crc32(repr(tokens[: position + 1]).encode())
+
+
+@dataclass
+class _Work:
+    """A chunk as it was launched: what the host knew of it then."""
+
+    chunk: ScheduledChunk
+    request_id: str
+    scope: Scope
+    row: int
+    slot: int | None
+    pages: list[int]
+    tokens: list[int]  # all up to the chunk's end; where one is awaited, all before it
+
+    @property
+    def digest(self) -> str | None:
+        return self.scope[1]
+
+
+@dataclass
+class Launched:
+    """A step that runs at some time. Its tokens are there once it has."""
+
+    work: list[_Work]
+    tokens: list[int] | None = None
 
 
 class FakeDevice:
@@ -46,9 +77,12 @@ class FakeDevice:
         self._pages: list[list[object]] = [[None] * page_size for _ in range(num_pages)]
         self._rows: list[object] = [None] * num_rows
         self._slots: list[Placement | None] = [None] * num_pages
+        self._queue: deque[Launched] = deque()
+        self._last_tokens: dict[int, int] = {}  # by row of the page table
 
     def begin_copy(self, placement: Placement) -> None:
         """From now on what is at the placement is neither the old nor the new."""
+        self._run_all()  # a copy waits for the steps that were launched before it
         self._write(placement, "half a copy")
         self._slots[placement.slot] = None
 
@@ -62,48 +96,59 @@ class FakeDevice:
         for index in range(placement.num_rows):
             self._rows[placement.first_row + index] = (content, index)
 
-    def run(self, batch: Batch, slots: dict[str, int]) -> list[int]:
-        """Write the KV of all new tokens, then read all contexts, as the layers of a model do.
+    def launch(self, batch: Batch) -> Launched:
+        """Take what the host knows of a batch."""
+        launched = Launched([_work(chunk) for chunk in batch.chunks])
+        self._queue.append(launched)
+        return launched
 
-        Args:
-            batch: what to compute.
-            slots: slot of each adapter of the batch, by digest.
+    def wait(self, launched: Launched) -> list[int]:
+        """The tokens of the chunks that sample, in order."""
+        while launched.tokens is None:
+            self._run_next()
+        return launched.tokens
 
-        Returns:
-            The tokens of the chunks that sample, in order.
-        """
-        for chunk in batch.chunks:
-            seq = chunk.sequence
-            new_tokens = seq.token_ids(chunk.start, chunk.end)
-            assert len(new_tokens) == chunk.num_new_tokens
-            for position, token in enumerate(new_tokens, start=chunk.start):
-                entry = (seq.scope, position, _context(seq, position), token)
-                self._page(seq, position)[position % self._page_size] = entry
+    def _run_all(self) -> None:
+        while self._queue:
+            self._run_next()
+
+    def _run_next(self) -> None:
+        """Write the KV of all new tokens, then read all contexts, as the layers of a model do."""
+        launched = self._queue.popleft()
+        for work in launched.work:
+            if work.chunk.awaits_token:
+                work.tokens.append(self._last_tokens[work.row])
+            assert len(work.tokens) == work.chunk.end
+            for position in range(work.chunk.start, work.chunk.end):
+                context = _context(work.tokens, position)
+                entry = (work.scope, position, context, work.tokens[position])
+                self._page(work, position)[position % self._page_size] = entry
+        launched.tokens = []
+        for work in launched.work:
+            if work.digest is not None:
+                self._read_adapter(work.slot, work.digest)
+            context = self._read_context(work)
+            if work.chunk.samples:
+                token = next_token(work.request_id, work.digest, context)
+                self._last_tokens[work.row] = token
+                launched.tokens.append(token)
+
+    def _page(self, work: _Work, position: int) -> list[object]:
+        return self._pages[work.pages[position // self._page_size]]
+
+    def _read_context(self, work: _Work) -> list[int]:
         tokens = []
-        for chunk in batch.chunks:
-            seq = chunk.sequence
-            if seq.digest is not None:
-                self._read_adapter(slots[seq.digest], seq.digest)
-            context = self._read_context(seq, chunk.end)
-            if chunk.samples:
-                tokens.append(next_token(seq.request_id, seq.digest, context))
-        return tokens
-
-    def _page(self, seq: Sequence, position: int) -> list[object]:
-        return self._pages[seq.pages[position // self._page_size]]
-
-    def _read_context(self, seq: Sequence, end: int) -> list[int]:
-        tokens = []
-        for position in range(end):
-            entry = self._page(seq, position)[position % self._page_size]
-            assert isinstance(entry, tuple), f"{seq.request_id}: nothing at position {position}"
+        for position in range(work.chunk.end):
+            entry = self._page(work, position)[position % self._page_size]
+            assert isinstance(entry, tuple), f"{work.request_id}: nothing at position {position}"
             *content, token = entry
-            expected = [seq.scope, position, _context(seq, position)]
-            assert content == expected, f"{seq.request_id} reads {content}, not {expected}"
+            expected = [work.scope, position, _context(work.tokens, position)]
+            assert content == expected, f"{work.request_id} reads {content}, not {expected}"
             tokens.append(token)
         return tokens
 
-    def _read_adapter(self, slot: int, digest: str) -> None:
+    def _read_adapter(self, slot: int | None, digest: str) -> None:
+        assert slot is not None
         placement = self._slots[slot]
         assert placement is not None, f"slot {slot} holds half a copy"
         assert placement.digest == digest
@@ -111,3 +156,13 @@ class FakeDevice:
             assert self._rows[placement.first_row + index] == (digest, index)
         for index, page in enumerate(placement.pages):
             assert self._pages[page] == [(digest, index)] * self._page_size
+
+
+def _work(chunk: ScheduledChunk) -> _Work:
+    seq = chunk.sequence
+    known = seq.token_ids(0, chunk.end)
+    assert len(known) == chunk.end - chunk.awaits_token
+    assert not (chunk.awaits_token and seq.sampling.has_penalties)
+    assert chunk.num_new_tokens == 1 or not chunk.awaits_token
+    assert seq.row is not None
+    return _Work(chunk, seq.request_id, seq.scope, seq.row, seq.slot, list(seq.pages), known)

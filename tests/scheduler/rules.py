@@ -69,7 +69,9 @@ def chunks_are_sound(batch: Batch, page_size: int) -> None:
     assert len({chunk.sequence for chunk in batch.chunks}) == len(batch.chunks)
     for chunk in batch.chunks:
         assert chunk.num_new_tokens > 0
-        assert chunk.end <= chunk.sequence.num_tokens
+        num_before = chunk.sequence.num_tokens - chunk.samples
+        assert chunk.end <= num_before < chunk.sequence.max_num_tokens
+        assert chunk.samples == (chunk.end == num_before)
         assert chunk.end <= len(chunk.sequence.pages) * page_size
 
 
@@ -116,5 +118,5 @@ def no_decode_waits_for_a_prefill(batch: Batch, live: Live) -> None:
         sequence = progress.sequence
         if sequence is None or not sequence.pages or sequence in scheduled:
             continue
-        if sequence.num_uncomputed_tokens == 1:
+        if sequence.num_unscheduled_tokens == 1:
             assert all(chunk.num_new_tokens == 1 for chunk in batch.chunks)

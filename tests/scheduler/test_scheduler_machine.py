@@ -13,7 +13,10 @@ from tests.scheduler.virtual_engine import VirtualEngine
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Requests, reads and copies that end or fail in any order, aborts, pins, adapters that go."""
+    """Requests, reads and copies that end or fail in any order, aborts, pins, adapters that go.
+
+    Steps overlap or not.
+    """
 
     @initialize(
         num_pages=st.integers(1, 24),
@@ -24,6 +27,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         host_budget_pages=st.none() | st.integers(8, 20),
         keeps_prefixes=st.booleans(),
         is_lru=st.booleans(),
+        overlaps=st.booleans(),
     )
     def start(
         self,
@@ -35,6 +39,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         host_budget_pages: int | None,
         keeps_prefixes: bool,
         is_lru: bool,
+        overlaps: bool,
     ) -> None:
         self.sizes = {f"d{index}": size for index, size in enumerate(adapter_sizes)}
         self.pins: list[str] = []
@@ -47,6 +52,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             host_budget_pages=host_budget_pages,
             keeps_prefixes=keeps_prefixes,
             policy=LruPolicy() if is_lru else None,
+            overlaps=overlaps,
         )
 
     @rule(
@@ -58,6 +64,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         tenant=st.sampled_from([None, "t1"]),
         text=st.sampled_from(["x", "y"]),
         num_shared=st.integers(0, 20),
+        penalty=st.sampled_from([0.0, 0.0, 0.0, 0.5]),
     )
     def add(
         self,
@@ -69,6 +76,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         tenant: str | None,
         text: str,
         num_shared: int,
+        penalty: float,
     ) -> None:
         digest = data.draw(
             st.none() | st.sampled_from(sorted(self.sizes)) if self.sizes else st.none()
@@ -92,6 +100,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             fails_at=fails_at,
             tenant=tenant,
             shared=(text, num_shared),
+            penalty=penalty,
         )
 
     @rule(num_steps=st.integers(1, 4))

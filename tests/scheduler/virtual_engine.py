@@ -1,7 +1,8 @@
 """An engine in virtual time: the real scheduler over a fake device.
 
-Owns: the loop (schedule, run, commit), copies that end when the test says so, and the comparison
-of every token with the expected one. The rules of `rules.py` are checked after each step.
+Owns: the loop (schedule, launch, commit; overlapped or not), copies that end when the test says
+so, and the comparison of every token with the expected one. The rules of `rules.py` are checked
+after each step.
 Does not know: why a test does what it does.
 """
 
@@ -17,7 +18,7 @@ from motet.memory.unified import unified_memory
 from motet.scheduler.scheduler import Scheduler
 from motet.scheduler.sequence import Batch
 from tests.scheduler import rules
-from tests.scheduler.fake_device import VOCAB_SIZE, FakeDevice, expected_tokens
+from tests.scheduler.fake_device import VOCAB_SIZE, FakeDevice, Launched, expected_tokens
 from tests.scheduler.rules import Progress
 
 SHAPE = ModelShape(
@@ -36,7 +37,8 @@ class VirtualEngine:
     """Schedule, run, commit. Sizes are in pages and tokens.
 
     Adapters are in host memory from the start, and there is room for all of them, unless
-    `host_budget_pages` says otherwise: then each is on disk until it is read.
+    `host_budget_pages` says otherwise: then each is on disk until it is read. With `overlaps` a
+    step is scheduled while the one before is in flight, as on a GPU.
     """
 
     def __init__(
@@ -51,11 +53,13 @@ class VirtualEngine:
         keeps_prefixes: bool = True,
         num_adapter_pages: int | None = None,
         policy: EvictionPolicy | None = None,
+        overlaps: bool = False,
     ) -> None:
         num_rows = num_pages * ROWS_PER_PAGE
         self.max_step_tokens = max_step_tokens
         self.max_running = max_running
         self.page_size = page_size
+        self.overlaps = overlaps
         self.starts_on_host = host_budget_pages is None
         self.memory = unified_memory(
             PageGeometry(SHAPE, page_size),
@@ -81,6 +85,8 @@ class VirtualEngine:
         self.reading: set[str] = set()
         self.num_steps = 0
         self.num_arrived = 0
+        self.in_flight: Batch | None = None  # between steps; never, unless they overlap
+        self._launched: dict[int, Launched] = {}  # by identity of the batch
         self._device = FakeDevice(num_pages, page_size, num_rows)
         self._fails_at: dict[str, int] = {}  # output position at which logits are not finite
         for digest, size in (adapters or {}).items():
@@ -101,18 +107,22 @@ class VirtualEngine:
         stop_token_ids: tuple[int, ...] = (),
         tenant: str | None = None,
         shared: tuple[str, int] = ("", 0),
+        penalty: float = 0.0,
     ) -> AddRequest:
         """A request with a prompt of its own, but for what it shares.
 
         Args:
             shared: the name of a text, and how many tokens of it the prompt begins with.
+            penalty: on tokens that the output has; the device does not care, but needs to know.
         """
         text, num_shared = shared
         prompt = [
             crc32(f"{text if i < num_shared else request_id}/{i}".encode()) % VOCAB_SIZE
             for i in range(num_prompt_tokens)
         ]
-        sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=stop_token_ids)
+        sampling = SamplingParams(
+            max_tokens=max_tokens, stop_token_ids=stop_token_ids, presence_penalty=penalty
+        )
         return AddRequest(request_id, prompt, sampling, digest, tenant)
 
     def add(
@@ -126,9 +136,17 @@ class VirtualEngine:
         fails_at: int | None = None,
         tenant: str | None = None,
         shared: tuple[str, int] = ("", 0),
+        penalty: float = 0.0,
     ) -> None:
         request = self.request(
-            request_id, num_prompt_tokens, max_tokens, digest, stop_token_ids, tenant, shared
+            request_id,
+            num_prompt_tokens,
+            max_tokens,
+            digest,
+            stop_token_ids,
+            tenant,
+            shared,
+            penalty,
         )
         expected, reason = expected_tokens(request)
         if fails_at is not None and fails_at < len(expected):
@@ -199,13 +217,24 @@ class VirtualEngine:
             self.finish_load(digest)
 
     def step(self) -> list[TokenOutput]:
-        return self.commit(self.schedule())
+        if not self.overlaps:
+            return self.commit(self.schedule())
+        outputs = []
+        if self.in_flight is not None and not self.scheduler.may_run_ahead:
+            outputs += self.commit(self.in_flight)
+            self.in_flight = None
+        batch = self.schedule()
+        before, self.in_flight = self.in_flight, batch if batch.chunks else None
+        if before is not None:
+            outputs += self.commit(before)
+        return outputs
 
     def schedule(self) -> Batch:
+        """Plan a step, and launch it."""
         running = {r: p.sequence for r, p in self.live.items() if p.is_running and p.sequence}
         before = {r: (seq.num_computed_tokens, seq.num_preemptions) for r, seq in running.items()}
         num_preemptions = self.scheduler.num_preemptions
-        may_wait = bool(self.loading or self.reading)
+        may_wait = bool(self.loading or self.reading or self.in_flight)
         plan = self.scheduler.schedule()
         batch = plan.batch
         for digest in plan.reads:
@@ -227,20 +256,24 @@ class VirtualEngine:
         if self.live and not may_wait:
             is_busy = batch.chunks or plan.copies or plan.reads
             assert is_busy, "requests, nothing under way, yet nothing to do"
+        for chunk in batch.chunks:
+            digest = chunk.sequence.digest
+            assert chunk.sequence.slot == (None if digest is None else self.residency.slot(digest))
+        self._launched[id(batch)] = self._device.launch(batch)
         self.check()
         return batch
 
     def commit(self, batch: Batch) -> list[TokenOutput]:
-        slots = {d: self.residency.slot(d) for d in self.scheduler.running_adapters()}
-        tokens: list[int | None] = list(self._device.run(batch, slots))
+        tokens: list[int | None] = list(self._device.wait(self._launched.pop(id(batch))))
         sampling = [chunk.sequence for chunk in batch.chunks if chunk.samples]
         for index, seq in enumerate(sampling):
             if self._fails_at.get(seq.request_id) == len(seq.output_token_ids):
                 tokens[index] = None
-        ends = {chunk.sequence: chunk.end for chunk in batch.chunks}
+        ends = {chunk.sequence: chunk.end for chunk in batch.chunks if not chunk.sequence.is_over}
+        expected = [seq.request_id for seq in sampling if seq in ends]
         outputs = self.scheduler.commit(batch, tokens)
         ended = {output.request_id for output in outputs if output.finish_reason is not None}
-        assert [output.request_id for output in outputs] == [seq.request_id for seq in sampling]
+        assert [output.request_id for output in outputs] == expected
         for seq, end in ends.items():
             assert seq.num_computed_tokens == (0 if seq.request_id in ended else end)
         for output in outputs:
@@ -252,7 +285,7 @@ class VirtualEngine:
     def run_until_done(self, max_steps: int) -> None:
         """Step until nothing is left; every copy takes one step."""
         last_step = self.num_steps + max_steps
-        while self.live or self.loading or self.reading:
+        while self.live or self.loading or self.reading or self.in_flight:
             assert self.num_steps < last_step, f"{sorted(self.live)} did not end"
             self.step()
             self.finish_loads()

@@ -171,17 +171,30 @@ def test_keys_come_from_the_environment_and_are_never_printed(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], {"host_adapter_bytes": None, "prefix_cache": True, "eviction_policy": "saving"}),
+        (
+            [],
+            {
+                "host_adapter_bytes": None,
+                "prefix_cache": True,
+                "cuda_graphs": True,
+                "eviction_policy": "saving",
+            },
+        ),
         (
             [
                 *("--host-adapter-memory", "3GiB", "--no-prefix-cache"),
-                *("--share-prefix-cache", "--eviction-policy", "lru"),
+                *("--share-prefix-cache", "--eviction-policy", "lru", "--no-cuda-graphs"),
             ],
-            {"host_adapter_bytes": 3 << 30, "prefix_cache": False, "eviction_policy": "lru"},
+            {
+                "host_adapter_bytes": 3 << 30,
+                "prefix_cache": False,
+                "cuda_graphs": False,
+                "eviction_policy": "lru",
+            },
         ),
     ],
 )
-def test_options_of_memory_reach_the_engine(
+def test_options_of_the_engine_reach_it(
     model_dir: Path, tmp_path: Path, arguments: list[str], expected: dict[str, object]
 ) -> None:
     with motet_serve(tmp_path, str(model_dir), "--port", "0", *arguments) as served:
