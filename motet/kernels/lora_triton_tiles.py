@@ -184,8 +184,12 @@ def _num_tiles(pairs: LoraPairs, block_t: int) -> int:
 
 
 def _part_features(in_features: int, num_programs: int, sizes: ShrinkSizes) -> int:
-    """Features of a part, a multiple of block_k: as many parts as fill the device, none empty."""
-    num_parts = min(triton.cdiv(sizes.wanted_programs, num_programs), MAX_PARTS)
+    """Features of a part, a multiple of block_k: as many parts as fill the device, none empty.
+
+    A power of two of them, if the features allow it: an expand is compiled for each number.
+    """
+    wanted = triton.cdiv(sizes.wanted_programs, num_programs)
+    num_parts = min(power_of_two(wanted, 1), MAX_PARTS)
     num_blocks = triton.cdiv(in_features, sizes.block_k)
     return int(triton.cdiv(num_blocks, num_parts)) * sizes.block_k
 
