@@ -49,7 +49,7 @@ Lora = tuple[tuple[int, int, int, int], Pairs, int, int, int]
 in a batch without adapters; address of their weights; address of v, and its rows."""
 
 Workspace = tuple[int, ...]
-"""Addresses of float32 rows, one a token, of these six: normed, qkv, heads, delta, gate_up, activated."""
+"""Addresses of float32 rows, one a token: normed, qkv, attended, delta, gate_up, activated."""
 
 NUM_MODULES = 7
 

@@ -18,24 +18,24 @@ def shrink(
     layer: int,
     projections: tuple[Projection, ...],
 ) -> Tensor:
-    """v[p, s, j] = sum_k A_s[j, k] * x[token(p), k] for j < rank. See `types.Kernels.shrink`.
+    """v[0, p, s, j] = sum_k A_s[j, k] * x[token(p), k] for j < rank. See `types.Kernels.shrink`.
 
     Args:
         x: [num_tokens, in_features].
         pool: [num_layers, num_pages, page_elems], any float dtype.
 
     Returns:
-        [num_pairs, len(projections), max_rank], float32, or float64 where the pool is float64;
+        [1, num_pairs, len(projections), max_rank], float32, or float64 where the pool is float64;
         computed in that dtype. What is undefined in it is NaN here, so that a reader of it shows.
     """
     dtype = _sum_dtype(pool)
-    v = torch.full((pairs.num_pairs, len(projections), pairs.max_rank), torch.nan, dtype=dtype)
+    v = torch.full((1, pairs.num_pairs, len(projections), pairs.max_rank), torch.nan, dtype=dtype)
     v = v.to(pool.device)
     for p in range(pairs.num_pairs):
         x_row = x[int(pairs.tokens[p])].to(dtype)
         for s, projection in enumerate(projections):
             a = _rows(pool, tables, pairs, p, layer, projection, side=0, width=x.shape[1])
-            v[p, s, : a.shape[0]] = a.to(dtype) @ x_row
+            v[0, p, s, : a.shape[0]] = a.to(dtype) @ x_row
     return v
 
 
@@ -48,10 +48,10 @@ def expand(
     projections: tuple[Projection, ...],
     y: Tensor,
 ) -> None:
-    """y[token(p), columns of s] += weight(p) * sum_j v[p, s, j] * B_s[:, j], in place.
+    """y[token(p), columns of s] += weight(p) * sum_ij v[i, p, s, j] * B_s[:, j], in place.
 
     Args:
-        v: [num_pairs, len(projections), max_rank], as `shrink` returns it.
+        v: [num_parts, num_pairs, len(projections), max_rank], as `shrink` returns it.
         pool: [num_layers, num_pages, page_elems], any float dtype.
         y: [num_tokens, total_out_features]. Changed in place; rows without a pair are left alone.
             The sum is taken in float32 (float64 for a float64 pool) and rounded once.
@@ -63,7 +63,8 @@ def expand(
             b = _rows(pool, tables, pairs, p, layer, projection, side=1, width=width)
             if b.shape[0] == 0:
                 continue
-            delta = pairs.weights[p].to(dtype) * (v[p, s, : b.shape[0]].to(dtype) @ b.to(dtype))
+            v_row = v[:, p, s, : b.shape[0]].to(dtype).sum(0)
+            delta = pairs.weights[p].to(dtype) * (v_row @ b.to(dtype))
             columns = slice(projection.out_start, projection.out_start + width)
             y_row = y[int(pairs.tokens[p]), columns]
             y_row.copy_(y_row.to(dtype) + delta)

@@ -173,10 +173,12 @@ class Kernels(Protocol):
         layer: int,
         projections: tuple[Projection, ...],
     ) -> Tensor:
-        """v[p, s, j] = A_s[j] . x[token(p)] for j < rank, in float32.
+        """sum_i v[i, p, s, j] = A_s[j] . x[token(p)] for j < rank, in float32.
 
         x is [num_tokens, in_features] in the pool's dtype. Returns float32
-        [num_pairs, len(projections), max_rank]; entries at and above the true rank are undefined.
+        [num_parts, num_pairs, len(projections), max_rank], for the same backend's `expand` of the
+        same pairs and projections alone: into how many parts a sum is divided is the backend's
+        affair. Entries at and above the true rank are undefined.
         """
         ...
 
@@ -190,7 +192,7 @@ class Kernels(Protocol):
         projections: tuple[Projection, ...],
         y: Tensor,
     ) -> None:
-        """y[token(p), columns of s] += weight(p) * sum_j v[p, s, j] * B_s[:, j], in place.
+        """y[token(p), columns of s] += weight(p) * sum_ij v[i, p, s, j] * B_s[:, j], in place.
 
         y is [num_tokens, total_out_features] in the pool's dtype; the sum is taken in float32.
         Rows of y without a pair are not written.
