@@ -90,7 +90,7 @@ TINY = Plan(
         "max_position_embeddings": 512,
         "tie_word_embeddings": False,
     },
-    dtype=torch.float32,
+    dtype=torch.float16,
     copy_bytes=1 << 20,
     check=CheckPlan(
         dtypes=(torch.float16, torch.float32),

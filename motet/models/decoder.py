@@ -85,7 +85,7 @@ def _compile(
     config: DecoderConfig, weights: DecoderWeights, rotary: Tensor
 ) -> "CompiledLayers | None":
     """The layers as one call, where there is such a thing for these weights."""
-    if rotary.device.type != "cpu":
+    if rotary.device.type != "cpu" or rotary.dtype != torch.float32:
         return None
     from motet.models.compiled_layers import CompiledLayers  # a GPU does without Numba
 
