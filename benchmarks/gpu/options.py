@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.gpu.engine_lab import EngineLab
+from benchmarks.gpu.plan import Plan
 from motet.core.config import EngineConfig
 from motet.kernels.triton_backend import TritonKernels
 from motet.kernels.types import Kernels
+from motet.models.decoder import Decoder
 
 _GRAPHS = "cuda_graphs"
 _SIDE_STREAM = "shrink_beside_product"
@@ -52,3 +55,20 @@ def plain_kernels() -> Kernels:
 
 def _has_side_stream() -> bool:
     return _SIDE_STREAM in inspect.signature(TritonKernels).parameters
+
+
+def make_lab(
+    plan: Plan, decoder: Decoder, variant: Variant, pool_bytes: int | None, seed: int
+) -> EngineLab:
+    """An engine with these options.
+
+    Args:
+        pool_bytes: of the page pool; None is the engine's default.
+        plan, decoder, seed: as for `EngineLab`; a step takes the plan's whole prefill.
+    """
+    config = EngineConfig(
+        max_step_tokens=max(plan.engine.prefill[0], EngineConfig().max_step_tokens),
+        pool_memory_bytes=pool_bytes,
+        **variant.config,
+    )
+    return EngineLab(decoder, make_kernels(variant.kernels), config, seed)
