@@ -56,7 +56,6 @@ class Plan:
     num_context_tokens: int = 160
     num_steps: int = 16
     num_repeats: int = 3
-    throughput_repeats: int = 1
 
 
 Side = Callable[[], float]
@@ -202,7 +201,7 @@ def _step_bytes(weights: DecoderWeights) -> int:
 def _peer(plan: Plan, num_threads: int) -> dict[str, Any]:
     from benchmarks import throughput
 
-    compared = throughput.Plan(num_repeats=plan.throughput_repeats, num_threads=num_threads)
+    compared = throughput.Plan(num_repeats=plan.num_repeats, num_threads=num_threads)
     found = throughput.measure(compared, default_model_dir())
     return {name: found[name] for name in ("vs_peft", "base_vs_transformers", "tok_s_by_repeat")}
 
@@ -212,12 +211,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=Plan.num_repeats)
+    parser.add_argument("--quick", action="store_true", help="to try the program, not Motet")
     parser.add_argument("--no-peer", action="store_true", help="leave transformers out")
     arguments = parser.parse_args()
     num_threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(num_threads)
     numba.set_num_threads(num_threads)
-    plan = Plan(num_repeats=arguments.repeats, throughput_repeats=arguments.repeats)
+    repeats = 1 if arguments.quick else arguments.repeats
+    size = {"num_seqs": 4, "num_many_seqs": 8, "num_steps": 4} if arguments.quick else {}
+    plan = Plan(num_repeats=repeats, **size)
     figures = measure(plan)
     if not arguments.no_peer:
         figures |= _peer(plan, num_threads)
