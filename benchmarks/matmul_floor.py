@@ -4,6 +4,7 @@ Owns: the two forms that are tried: this project's packed matrices, and oneDNN's
 Does not know: the rest of a step.
 """
 
+import statistics
 import time
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ from motet.models.weights import DecoderWeights
 def product_times_s(
     config: DecoderConfig, weights: DecoderWeights, num_rows: int, num_rounds: int
 ) -> dict[str, float]:
-    """The best time of all products of a step, head included, by form [s].
+    """The median time of all products of a step, head included, by form [s].
 
     Args:
         config: the model.
@@ -43,7 +44,7 @@ def product_times_s(
             for x, product in products:
                 product(x)
             times[name].append(time.perf_counter() - start_s)
-    return {name: min(each[1:]) for name, each in times.items()}
+    return {name: statistics.median(each[1:]) for name, each in times.items()}
 
 
 def _matrices(weights: DecoderWeights) -> list[PackedMatrix]:

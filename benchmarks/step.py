@@ -122,7 +122,7 @@ def _take_turns(
     for repeat in range(plan.num_repeats + 1):
         print(f"repeat {repeat} of {plan.num_repeats}", file=sys.stderr, flush=True)
         bandwidth = read_bandwidth_bytes_per_s()
-        forms = product_times_s(decoder.config, weights, plan.num_seqs, num_rounds=3)
+        forms = product_times_s(decoder.config, weights, plan.num_seqs, num_rounds=9)
         for name, side in list(sides.items())[:: 1 if repeat % 2 else -1]:
             step_s = side()
             if repeat:
