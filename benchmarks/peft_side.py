@@ -110,7 +110,7 @@ def generate(model: Any, work: Round) -> tuple[float, list[list[int]]]:
         output_ids = model.generate(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
-            **_adapter_names(work),
+            **_adapter_names(model, work),
             do_sample=False,
             min_new_tokens=work.num_output_tokens,
             max_new_tokens=work.num_output_tokens,
@@ -120,9 +120,9 @@ def generate(model: Any, work: Round) -> tuple[float, list[list[int]]]:
     return elapsed_s, output_ids[:, input_ids.shape[1] :].tolist()
 
 
-def _adapter_names(work: Round) -> dict[str, list[str]]:
-    """What PEFT is told of a mixed batch; transformers alone would not understand it."""
-    if not any(work.adapters):
+def _adapter_names(model: Any, work: Round) -> dict[str, list[str]]:
+    """What PEFT is told of a mixed batch; transformers' own model would not understand it."""
+    if not hasattr(model, "peft_config"):
         return {}
     return {"adapter_names": [name or _BASE for name in work.adapters]}
 
