@@ -13,7 +13,7 @@ VENV := .venv/bin
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-8s %s\n", $$1, $$2 }'
 
-serve: ## start a server with the example adapters on 127.0.0.1 (PORT=8000, ARGS="--dtype bfloat16")
+serve: ## start a server with the example adapters on 127.0.0.1 (PORT=8000, ARGS="--weights int8")
 	@deploy/venv.sh
 	@exec $(VENV)/motet serve --port $(PORT) --adapter-dir examples/adapters $(ARGS)
 
