@@ -22,14 +22,14 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_change_in_any_source_begins_another_folder(sources: Path) -> None:
-    folders = [module._cache_dir()]
-    assert module._cache_dir() == folders[0]
+    folders = [module._cache_dir("")]
+    assert module._cache_dir("") == folders[0]
     (sources / "is_called.py").write_text("# changed")
-    folders.append(module._cache_dir())
+    folders.append(module._cache_dir(""))
     (sources / "is_new.py").write_text("# new")
-    folders.append(module._cache_dir())
+    folders.append(module._cache_dir(""))
     (sources / "is_new.py").unlink()
-    assert module._cache_dir() == folders[1]
+    assert module._cache_dir("") == folders[1]
     assert len(set(folders)) == 3
     assert {folder.parent for folder in folders} == {sources / "__pycache__"}
 
@@ -39,7 +39,16 @@ def test_sources_that_cannot_be_written_beside(
 ) -> None:
     monkeypatch.setattr(module.os, "access", lambda path, mode: False)
     monkeypatch.setattr(module.Path, "home", lambda: sources / "home")
-    assert module._cache_dir().parent == sources / "home" / ".cache" / "motet"
+    assert module._cache_dir("").parent == sources / "home" / ".cache" / "motet"
+
+
+def test_a_folder_of_ones_own_is_divided_likewise(sources: Path, tmp_path: Path) -> None:
+    """Else it would keep what was compiled from sources that have changed since."""
+    first = module._cache_dir(str(tmp_path / "own"))
+    (sources / "is_called.py").write_text("# changed")
+    second = module._cache_dir(str(tmp_path / "own"))
+    assert first != second
+    assert first.parent == second.parent == tmp_path / "own"
 
 
 def test_numba_keeps_kernels_there() -> None:
