@@ -10,6 +10,7 @@ from motet.kernels.compiled import compiled
 from motet.kernels.rows_cpu import COLUMN_BLOCK, MOST_VECTORS, ROW_BLOCK, add_rows, dot_rows
 from motet.kernels.simd_cpu import LANES
 from tests.kernels.cpu_cases import GAP, assert_sums, poisoned_rows, rows_of
+from tests.kernels.fused_cases import bits
 
 NUMS_ROWS = list(range(1, 21))
 
@@ -58,7 +59,7 @@ class Case:
         rows: [num_rows, width], in the order of the offsets, repeated ones included.
         memory: where they lie, in another order, between NaN.
         base: address from which offsets count.
-        offsets: int64, those of the rows, and after them one of a row of NaN.
+        offsets: int64, those of the rows, and after them some of a row of NaN.
         next_offsets: rows that are wanted afterwards, one of NaN included: nothing of them shows.
     """
 
@@ -83,7 +84,7 @@ def make_case(generator: torch.Generator, num_rows: int, width: int) -> Case:
         rows=distinct[drawn],
         memory=memory.memory,
         base=memory.memory.data_ptr() + 4 * middle,
-        offsets=torch.cat((starts[drawn], starts[-1:])),
+        offsets=torch.cat((starts[drawn], starts[-1:].repeat(ROW_BLOCK))),
         next_offsets=starts[torch.tensor([num_distinct, 0, num_distinct // 2])],
     )
 
@@ -95,7 +96,10 @@ def addresses(rows: Tensor) -> tuple[int, ...]:
 
 
 def dot(case: Case, x: Tensor, *, distance: int = ROW_BLOCK, num_next: int = 3) -> Tensor:
-    """What `dot_rows` writes, [len(x), num_rows], nothing past the block of its last row."""
+    """What `dot_rows` writes, [len(x), num_rows], nothing past the block of its last row.
+
+    What fills that block up comes from rows that it was given.
+    """
     num_rows, width = case.rows.shape
     room = -(-num_rows // ROW_BLOCK) * ROW_BLOCK
     x_rows, out = rows_of(x), poisoned_rows(len(x), room)
@@ -112,7 +116,11 @@ def dot(case: Case, x: Tensor, *, distance: int = ROW_BLOCK, num_next: int = 3) 
         addresses(out.inner),
     )
     out.assert_fences_hold()
-    return out.inner[:, :num_rows].clone()
+    given = out.inner[:, :num_rows].clone()
+    assert torch.equal(
+        bits(out.inner[:, num_rows:]), bits(given[:, -1:].expand(-1, room - num_rows))
+    )
+    return given
 
 
 def add(

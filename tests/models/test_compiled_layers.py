@@ -256,6 +256,32 @@ def test_tables_without_a_pair() -> None:
     assert_same_bits(([left], runner.pool), expected)
 
 
+def test_nothing_is_written_past_what_was_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the workspace nor the adapters' partial sums are too small for any step."""
+    config, weights = tiny_weights("llama", torch.float32)
+    empty = torch.empty
+    guards: dict[str, list[Tensor]] = {"workspace": [], "v": []}
+
+    def guarded(name: str, num_elements: int) -> Tensor:
+        memory = torch.full((num_elements + 4096,), torch.nan)
+        guards[name].append(memory[num_elements:])
+        return memory[:num_elements]
+
+    def guarded_empty(*args: Any, **kwargs: Any) -> Tensor:
+        if kwargs or not isinstance(args[0], int):
+            return empty(*args, **kwargs)
+        return guarded("v", args[0])
+
+    monkeypatch.setattr(torch, "empty", guarded_empty)
+    monkeypatch.setattr(
+        compiled_layers, "zeros_on_huge_pages", lambda shape, _: guarded("workspace", *shape)
+    )
+    run(Compiled(config, weights), CpuKernels())
+    for memories in guards.values():
+        assert len(memories) > 1
+        assert all(memory.isnan().all() for memory in memories)
+
+
 # What it may not depend on.
 
 
