@@ -53,6 +53,8 @@ def paged_attention(
     for name in ("page_table", "query_starts", "context_lens"):
         dtype = getattr(batch, name).dtype
         assert dtype == torch.int32, f"{name} is {dtype}, expected int32"
+    for name in ("query_starts", "context_lens"):
+        assert getattr(batch, name).is_contiguous(), f"{name} must be contiguous"
     out = torch.empty(num_tokens, num_heads, head_dim, dtype=torch.float32)
     if num_tokens == 0 or batch.num_seqs == 0:
         return out.to(pool.dtype)

@@ -270,14 +270,16 @@ def _attend_unit(
 ) -> None:
     """Scores, softmax and weighted sums of the rows of a unit.
 
-    A single token takes its keys page by page, for all its KV heads, so that memory is read from
-    end to end. Those of a chunk stay in the cache, and each head takes them at once.
+    A single token takes its keys a page's worth at a time, for all KV heads of the unit, so that
+    memory is read from end to end; so it does if there is but one, lest the order of its sums
+    depend on how units are cut. Those of a chunk stay in the cache, and each head takes them at
+    once.
     """
     _, page_size, _, head_dim = pages
     first = max(rows[0, 2] - window + 1, 0)
     end = rows[len(rows) - 1, 2] + 1
     _find_keys(pages, table, first, end, offsets)
-    block_keys = page_size if rows[0, 3] != rows[len(rows) - 1, 3] else end - first
+    block_keys = page_size if rows[0, 2] == rows[len(rows) - 1, 2] else end - first
     _score(rows, first, block_keys, pages, offsets, scores)
     for row in range(len(rows)):
         last_of_four = row // MOST_VECTORS * MOST_VECTORS + MOST_VECTORS - 1

@@ -27,18 +27,20 @@ FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _cache_dir() -> Path:
+def _cache_dir(chosen: str) -> Path:
+    """The folder for the sources as they are; `chosen` is what NUMBA_CACHE_DIR names, or empty."""
     digest = hashlib.sha256()
     for source in sorted(_SOURCES.glob("*.py")):
         digest.update(source.read_bytes())
     beside = _SOURCES / "__pycache__"
     is_ours = os.access(beside if beside.exists() else _SOURCES, os.W_OK)
     parent = beside if is_ours else Path.home() / ".cache" / "motet"
+    if chosen:
+        parent = Path(chosen)
     return parent / f"numba-{digest.hexdigest()[:16]}"
 
 
-if not numba.config.CACHE_DIR:
-    numba.config.CACHE_DIR = str(_cache_dir())
+numba.config.CACHE_DIR = str(_cache_dir(numba.config.CACHE_DIR))
 
 
 def compiled(**options: Any) -> Callable[[F], F]:

@@ -51,6 +51,7 @@ class PackedMatrix:
         out_features, in_features = weight.shape
         assert weight.dtype == torch.float32, f"the weight is {weight.dtype}, expected float32"
         assert cls.can_pack(in_features), f"in_features is {in_features}; {STEPS} must divide it"
+        assert storage in WEIGHT_KINDS, f"no loop takes {storage}, only {list(WEIGHT_KINDS)}"
         num_panels = -(-out_features // PANEL_WIDTH)
         scales = None
         if storage == torch.int8:

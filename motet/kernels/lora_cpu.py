@@ -152,6 +152,12 @@ def check_tables(tables: LoraTables, pairs: LoraPairs) -> None:
     assert pairs.tokens.dtype == pairs.slots.dtype == torch.int32, "pairs must be int32"
     assert pairs.segment_starts.dtype == torch.int32, "segment_starts must be int32"
     assert pairs.weights.dtype == torch.float32, "weights must be float32"
+    for owner, names in (
+        (tables, ("row_offsets", "run_starts", "ranks")),
+        (pairs, ("tokens", "slots", "weights", "segment_starts")),
+    ):
+        for name in names:
+            assert getattr(owner, name).is_contiguous(), f"{name} must be contiguous"
 
 
 def _longest_in_place(pool: Tensor, widths: list[int]) -> int:

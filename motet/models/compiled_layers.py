@@ -11,6 +11,7 @@ from torch import Tensor
 
 from motet.core.shape import GATE_UP, NUM_MODULES, QKV, ModelShape, Module
 from motet.kernels import layers_cpu_loops as loops
+from motet.kernels.attention_checks import check_pool
 from motet.kernels.attention_cpu import LOG2_E
 from motet.kernels.host_memory import zeros_on_huge_pages
 from motet.kernels.linear_cpu import WEIGHT_KINDS, PackedMatrix
@@ -101,7 +102,7 @@ class CompiledLayers:
         """
         num_tokens = len(residual)
         attention, pool = ctx.attention, ctx.pool
-        _check(residual, ctx)
+        _check(residual, ctx, self._shape)
         page_table = attention.page_table.contiguous()
         workspace = self._workspace_for(num_tokens)
         lora, _v = self._lora(ctx)  # v lives as long as the call
@@ -198,19 +199,25 @@ def _widths(
     return out_features, shape.in_features(modules[0]), siblings.ctypes.data, len(modules)
 
 
-def _check(residual: Tensor, ctx: ForwardContext) -> None:
+def _check(residual: Tensor, ctx: ForwardContext, shape: ModelShape) -> None:
     """What the compiled loops rely on: a wrong dtype or stride there reads foreign memory."""
-    num_tokens = len(residual)
+    num_tokens, attention = len(residual), ctx.attention
     assert ctx.pool.dtype == residual.dtype == torch.float32, "pool and residual must be float32"
-    assert ctx.pool.is_contiguous(), "the pool must be contiguous"
     assert residual.is_contiguous(), "the residual must be contiguous"
+    check_pool(ctx.pool, attention.page_size, shape.num_kv_heads, shape.head_dim)
     for name in ("positions", "kv_slots"):
         index = getattr(ctx, name)
         assert index.dtype == torch.int64, f"{name} is {index.dtype}, expected int64"
         assert index.shape == (num_tokens,), f"{name} must have an entry for each token"
+        assert index.is_contiguous(), f"{name} must be contiguous"
     for name in ("page_table", "query_starts", "context_lens"):
-        index = getattr(ctx.attention, name)
+        index = getattr(attention, name)
         assert index.dtype == torch.int32, f"{name} is {index.dtype}, expected int32"
+    for name in ("query_starts", "context_lens"):
+        assert getattr(attention, name).is_contiguous(), f"{name} must be contiguous"
+    assert len(attention.query_starts) == attention.num_seqs + 1, (
+        "query_starts must have an entry more than there are sequences"
+    )
     if ctx.lora is not None:
         check_tables(ctx.lora.tables, ctx.lora.pairs)
         assert ctx.lora.tables.ranks.shape[2] == NUM_MODULES, "the tables have other modules"

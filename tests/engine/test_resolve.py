@@ -1,12 +1,16 @@
 """Defaults that come from the model and the machine, and options that contradict them."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
+import numba
 import pytest
 import torch
 
 from motet.core.config import EngineConfig
 from motet.core.errors import ConfigError
+from motet.engine import build
 from motet.engine.resolve import (
     resolve_adapter_pages,
     resolve_device,
@@ -44,6 +48,46 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_threads_are_the_cores_that_this_process_may_use() -> None:
     assert resolve_num_threads(EngineConfig()) == len(os.sched_getaffinity(0))
     assert resolve_num_threads(EngineConfig(num_threads=1)) == 1
+
+
+class _LoadError(Exception):
+    """What a decoder would have been loaded with."""
+
+
+@pytest.fixture
+def load_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def load(_: Path, device: torch.device, dtype: torch.dtype, storage: torch.dtype) -> None:
+        raise _LoadError(device, dtype, storage)
+
+    num_threads = torch.get_num_threads(), numba.get_num_threads()
+    monkeypatch.setattr(build, "load_decoder", load)
+    yield
+    torch.set_num_threads(num_threads[0])
+    numba.set_num_threads(num_threads[1])
+
+
+@pytest.mark.usefixtures("load_nothing")
+def test_the_weights_are_stored_as_asked(tmp_path: Path) -> None:
+    for weights, storage in [
+        (None, torch.float32),
+        ("bfloat16", torch.bfloat16),
+        ("int8", torch.int8),
+    ]:
+        config = EngineConfig(model=str(tmp_path), device="cpu", weights=weights)
+        with pytest.raises(_LoadError) as loaded:
+            build.build_engine(config, lambda: None, lambda _: None)
+        assert loaded.value.args == (CPU, torch.float32, storage)
+
+
+@pytest.mark.usefixtures("load_nothing")
+@pytest.mark.parametrize(("dtype", "weights"), [(None, "int4"), ("bfloat16", "int8")])
+def test_weights_that_cannot_be_are_refused_before_any_is_loaded(
+    dtype: str | None, weights: str, tmp_path: Path
+) -> None:
+    config = EngineConfig(model=str(tmp_path), device="cpu", dtype=dtype, weights=weights)
+    with pytest.raises(ConfigError) as refused:
+        build.build_engine(config, lambda: None, lambda _: None)
+    assert refused.value.param == "weights"
 
 
 def test_the_context_is_what_the_model_takes_or_less() -> None:

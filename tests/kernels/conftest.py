@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the Triton kernels of LoRA."""
+"""Fixtures of the kernel tests."""
 
 from collections.abc import Callable
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from types import ModuleType
 from unittest import mock
 
-import numba
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from motet.kernels import attention_cpu, attention_reference
 from tests.kernels.attention_cases import LAYER, Case, dense_attention, make_case
+from tests.kernels.cpu_cases import thread_counts, threads
 
 BACKENDS: dict[str, tuple[ModuleType, str]] = {
     "reference": (attention_reference, "cpu"),
@@ -215,15 +215,46 @@ def test_what_would_read_foreign_memory_is_refused(name) -> None:
         kernels.paged_attention(q.half(), pool, *rest)
 
 
-def test_cpu_result_does_not_depend_on_the_number_of_threads() -> None:
-    arguments = make_case(15, MIXED_QUERY_LENS * 3, MIXED_CONTEXT_LENS * 3).arguments("cpu")
-    num_threads = numba.get_num_threads()
-    expected = attention_cpu.paged_attention(*arguments)
-    try:
-        numba.set_num_threads(1)
-        assert torch.equal(attention_cpu.paged_attention(*arguments), expected)
-    finally:
-        numba.set_num_threads(num_threads)
+@pytest.mark.parametrize(
+    ("query_lens", "context_lens"),
+    [
+        (MIXED_QUERY_LENS * 3, MIXED_CONTEXT_LENS * 3),
+        # Decodes, whose KV heads stay together where there are enough of them for the threads.
+        ([1] * 5, MIXED_CONTEXT_LENS),
+        ([1] * 9, [30 + 9 * i for i in range(9)]),
+    ],
+)
+def test_cpu_result_does_not_depend_on_the_number_of_threads(query_lens, context_lens) -> None:
+    arguments = make_case(15, query_lens, context_lens).arguments("cpu")
+    results = []
+    for counts in thread_counts():
+        with threads(*counts):
+            results.append(attention_cpu.paged_attention(*arguments))
+    assert all(torch.equal(each, results[0]) for each in results)
+
+
+def test_cpu_result_does_not_depend_on_other_sequences() -> None:
+    context_lens = [30 + 9 * i for i in range(9)]
+    q, pool, layer, batch, *rest = make_case(16, [1] * 9, context_lens).arguments("cpu")
+    together = attention_cpu.paged_attention(q, pool, layer, batch, *rest)
+    for i in range(9):
+        own = replace(
+            batch,
+            page_table=batch.page_table[i : i + 1],
+            query_starts=batch.query_starts[:2],
+            context_lens=batch.context_lens[i : i + 1],
+        )
+        alone = attention_cpu.paged_attention(q[i : i + 1], pool, layer, own, *rest)
+        assert torch.equal(alone[0], together[i])
+
+
+@pytest.mark.parametrize("name", ["query_starts", "context_lens"])
+def test_cpu_refuses_gaps_in_what_it_reads(name) -> None:
+    q, pool, layer, batch, *rest = make_case(17, [1, 1], [5, 9]).arguments("cpu")
+    values = getattr(batch, name)
+    gapped = replace(batch, **{name: torch.stack((values, values), dim=1)[:, 0]})
+    with pytest.raises(AssertionError, match=f"{name} must be contiguous"):
+        attention_cpu.paged_attention(q, pool, layer, gapped, *rest)
 
 
 COMPILE = """

@@ -10,12 +10,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from motet.core.errors import ConfigError, ModelError
+from motet.kernels.linear_cpu import PackedMatrix
 from motet.models import loader
 from motet.models.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint
 from motet.models.config import load_config
 from motet.models.decoder import Decoder
-from motet.models.loader import load_decoder, resolve_dtype, resolve_model_dir
-from motet.models.matrix import Matrix
+from motet.models.loader import (
+    load_decoder,
+    resolve_dtype,
+    resolve_model_dir,
+    resolve_storage,
+)
+from motet.models.matrix import DenseMatrix, Matrix, matrix_maker
 from motet.models.weights import random_weights, read_weights
 from tests.models.tiny import TINY_MODELS, save_tiny_model
 
@@ -90,6 +96,66 @@ def test_merged_layout(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
         same(layer.down, f"{mlp}.down_proj.weight")
         same(layer.down_bias, f"{mlp}.down_proj.bias")
     assert used == set(state)
+
+
+@pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("name", ["qwen2", "llama-tied-biased", "qwen3"])
+def test_matrices_are_stored_as_asked_and_nothing_else_is(
+    name: str, storage: torch.dtype, tmp_path: Path
+) -> None:
+    """Each matrix holds what packing the float32 one gives; norms and biases stay float32."""
+    save_tiny_model(name, tmp_path)
+    config = load_config(tmp_path)
+    with Checkpoint(tmp_path) as checkpoint:
+        plain = read_weights(config, checkpoint, CPU, torch.float32)
+        weights = read_weights(config, checkpoint, CPU, torch.float32, storage)
+    pairs = [(weights.embedding, plain.embedding), (weights.final_norm, plain.final_norm)]
+    assert (weights.lm_head is None) == (plain.lm_head is None)
+    if weights.lm_head is not None:
+        pairs.append((weights.lm_head, plain.lm_head))
+    for layer, plain_layer in zip(weights.layers, plain.layers, strict=True):
+        pairs += [(getattr(layer, f), getattr(plain_layer, f)) for f in layer.__slots__]
+    for stored, exact in pairs:
+        if exact is None:
+            assert stored is None
+        elif isinstance(exact, Tensor):
+            assert torch.equal(stored, exact)
+            assert stored.dtype == torch.float32
+        else:
+            expected = PackedMatrix.pack(values(exact), storage)
+            assert isinstance(stored, PackedMatrix)
+            assert stored.panels.dtype == storage
+            assert torch.equal(values(stored), values(expected))
+            assert stored.num_bytes == expected.num_bytes
+
+
+def test_random_weights_are_the_same_numbers_in_every_storage(model_dir: Path) -> None:
+    config = load_config(model_dir)
+    plain = random_weights(config, CPU, torch.float32, seed=3)
+    stored = random_weights(config, CPU, torch.float32, seed=3, storage=torch.bfloat16)
+    expected = values(plain.layers[2].down).bfloat16().float()
+    assert torch.equal(values(stored.layers[2].down), expected)
+    assert plain.embedding.num_bytes == 2 * stored.embedding.num_bytes
+
+
+def test_which_matrix_a_device_and_a_dtype_take() -> None:
+    weight = torch.randn(40, 48, generator=torch.Generator().manual_seed(4))
+    for storage in (torch.float32, torch.bfloat16, torch.int8):
+        assert isinstance(matrix_maker(CPU, torch.float32, storage)(weight), PackedMatrix)
+    half = matrix_maker(CPU, torch.bfloat16, torch.bfloat16)(weight.bfloat16())
+    assert isinstance(half, DenseMatrix)
+    for device, dtype in ((CPU, torch.bfloat16), (torch.device("cuda"), torch.float32)):
+        assert matrix_maker(device, dtype, dtype) is DenseMatrix
+        with pytest.raises(AssertionError, match="are for a CPU that computes in float32"):
+            matrix_maker(device, dtype, torch.int8)
+
+
+def test_a_width_that_cannot_be_packed() -> None:
+    weight = torch.randn(40, 50, generator=torch.Generator().manual_seed(5))
+    matrix = matrix_maker(CPU, torch.float32, torch.int8)(weight)
+    assert isinstance(matrix, DenseMatrix)
+    assert torch.equal(values(matrix), weight)
+    assert (matrix.out_features, matrix.num_bytes) == (40, 40 * 50 * 4)
 
 
 def test_sharded_checkpoint(tmp_path: Path) -> None:
@@ -289,3 +355,39 @@ def test_resolve_dtype(model_dir: Path) -> None:
         assert resolve_dtype(None, gpu, model_dir) == expected
     with pytest.raises(ConfigError, match="float16"):
         resolve_dtype("int8", CPU, model_dir)
+
+
+def test_resolve_storage() -> None:
+    gpu = torch.device("cuda")
+    for device in (CPU, gpu):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            assert resolve_storage(None, device, dtype) == dtype
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+    for name, storage in names.items():
+        assert resolve_storage(name, CPU, torch.float32) == storage
+    assert resolve_storage("bfloat16", CPU, torch.bfloat16) == torch.bfloat16
+    assert resolve_storage("float32", gpu, torch.float32) == torch.float32
+
+
+@pytest.mark.parametrize("name", ["int4", "float16", "", "INT8"])
+def test_resolve_a_storage_that_there_is_not(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected one of float32, bfloat16, int8") as refused:
+        resolve_storage(name, CPU, torch.float32)
+    assert refused.value.param == "weights"
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype"),
+    [
+        ("int8", "cuda", torch.float32),
+        ("int8", "cpu", torch.bfloat16),
+        ("float32", "cpu", torch.bfloat16),
+        ("bfloat16", "cuda", torch.float16),
+    ],
+)
+def test_resolve_a_storage_that_does_not_fit(name: str, device: str, dtype: torch.dtype) -> None:
+    """The refusal says what the model runs in, and what to do."""
+    with pytest.raises(ConfigError, match="leave --weights out") as refused:
+        resolve_storage(name, torch.device(device), dtype)
+    assert f"{str(dtype).removeprefix('torch.')} on {device}" in refused.value.message
+    assert refused.value.param == "weights"

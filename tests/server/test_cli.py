@@ -178,18 +178,21 @@ def test_keys_come_from_the_environment_and_are_never_printed(
                 "prefix_cache": True,
                 "cuda_graphs": True,
                 "eviction_policy": "saving",
+                "weights": None,
             },
         ),
         (
             [
                 *("--host-adapter-memory", "3GiB", "--no-prefix-cache"),
                 *("--share-prefix-cache", "--eviction-policy", "lru", "--no-cuda-graphs"),
+                *("--weights", "int8"),
             ],
             {
                 "host_adapter_bytes": 3 << 30,
                 "prefix_cache": False,
                 "cuda_graphs": False,
                 "eviction_policy": "lru",
+                "weights": "int8",
             },
         ),
     ],
