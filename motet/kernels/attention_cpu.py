@@ -13,9 +13,8 @@ from torch import Tensor
 
 from motet.kernels import attention_cpu_loops as loops
 from motet.kernels.attention_checks import check_paged_attention
+from motet.kernels.math_cpu import LOG2_E
 from motet.kernels.types import AttentionBatch
-
-LOG2_E = 1.4426950408889634
 
 
 def paged_attention(

@@ -10,12 +10,10 @@ import numpy as np
 from numba import float32, int64, prange
 
 from motet.kernels.compiled import FASTMATH, compiled, floats, integers
-from motet.kernels.math_cpu import exp2
+from motet.kernels.math_cpu import LOG2_E, exp2
 
 PARALLEL_MIN_ELEMENTS = 12 * 1024
 """Below this the work takes less time than waking the other threads."""
-
-LOG2_E = np.float32(1.4426950408889634)
 
 
 @compiled()

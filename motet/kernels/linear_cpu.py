@@ -56,9 +56,10 @@ class PackedMatrix:
         scales = None
         if storage == torch.int8:
             scales = torch.zeros(num_panels * PANEL_WIDTH)
-            scales[:out_features] = weight.abs().amax(dim=1) / _INT8_MAX
-            steps = scales[:out_features, None].clamp(min=torch.finfo(torch.float32).tiny)
-            weight = (weight / steps).round_()
+            smallest = torch.finfo(torch.float32).tiny  # of an output of zeros
+            steps = (weight.abs().amax(dim=1) / _INT8_MAX).clamp_(min=smallest)
+            scales[:out_features] = steps
+            weight = (weight / steps[:, None]).round_()
         panels = zeros_on_huge_pages((num_panels, in_features, PANEL_WIDTH), storage)
         num_whole = out_features // PANEL_WIDTH
         whole, rest = weight[: num_whole * PANEL_WIDTH], weight[num_whole * PANEL_WIDTH :]
@@ -69,7 +70,7 @@ class PackedMatrix:
 
     @staticmethod
     def can_pack(in_features: int) -> bool:
-        return in_features % STEPS == 0
+        return in_features > 0 and in_features % STEPS == 0
 
     @property
     def num_bytes(self) -> int:
@@ -109,5 +110,9 @@ class PackedMatrix:
 
     def rows(self, row_ids: Tensor) -> Tensor:
         """W[row_ids], float32 [len(row_ids), in_features]; row_ids is int64."""
+        if len(row_ids):
+            least, most = row_ids.aminmax()
+            assert least >= 0, f"row {least} was asked for"
+            assert most < self.out_features, f"row {most} was asked for, of {self.out_features}"
         rows = self.panels[row_ids // PANEL_WIDTH, :, row_ids % PANEL_WIDTH].float()
         return rows if self.scales is None else rows * self.scales[row_ids, None]

@@ -117,7 +117,7 @@ def multiply(kind: Any, x: Rows, weight: Packed, y: Rows, num_threads: int) -> N
     """y[m, n] = sum_k x[m, k] * W[n, k], in float32.
 
     Args:
-        kind: a number of the type that holds a weight, see `tiles_cpu.WEIGHT_BYTES`.
+        kind: a number of the type that holds a weight, see `tiles_cpu.multiply_panel`.
         x: rows of in_features.
         weight: see `Packed`; in_features is a multiple of `STEPS`.
         y: rows of out_features.

@@ -10,6 +10,8 @@ import numpy as np
 
 from motet.kernels.compiled import FASTMATH, compiled
 
+LOG2_E = np.float32(1.4426950408889634)
+
 
 @compiled(fastmath=FASTMATH)
 def exp2(x: Any) -> Any:

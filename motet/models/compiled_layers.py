@@ -12,10 +12,10 @@ from torch import Tensor
 from motet.core.shape import GATE_UP, NUM_MODULES, QKV, ModelShape, Module
 from motet.kernels import layers_cpu_loops as loops
 from motet.kernels.attention_checks import check_pool
-from motet.kernels.attention_cpu import LOG2_E
 from motet.kernels.host_memory import zeros_on_huge_pages
 from motet.kernels.linear_cpu import WEIGHT_KINDS, PackedMatrix
 from motet.kernels.lora_cpu import check_tables, num_partial_rows
+from motet.kernels.math_cpu import LOG2_E
 from motet.kernels.simd_cpu import LANES
 from motet.models.config import DecoderConfig
 from motet.models.context import ForwardContext
@@ -83,8 +83,12 @@ class CompiledLayers:
             for layer in weights.layers
             for matrix in (layer.qkv, layer.o, layer.gate_up, layer.down)
         ]
+        storages = {
+            matrix.panels.dtype if isinstance(matrix, PackedMatrix) else None for matrix in matrices
+        }
         return (
-            all(isinstance(matrix, PackedMatrix) for matrix in matrices)
+            len(storages) == 1
+            and None not in storages
             and all(width % LANES == 0 for width in widths)
             and shape.head_dim % LANES == 0
         )
@@ -218,6 +222,10 @@ def _check(residual: Tensor, ctx: ForwardContext, shape: ModelShape) -> None:
     assert len(attention.query_starts) == attention.num_seqs + 1, (
         "query_starts must have an entry more than there are sequences"
     )
+    assert len(attention.page_table) == attention.num_seqs, (
+        "the page table must have a row for each sequence"
+    )
+    assert len(ctx.pool) == shape.num_layers, "the pool must have the model's layers"
     if ctx.lora is not None:
         check_tables(ctx.lora.tables, ctx.lora.pairs)
         assert ctx.lora.tables.ranks.shape[2] == NUM_MODULES, "the tables have other modules"

@@ -20,11 +20,11 @@ from motet.models.architectures import ARCHITECTURES, Architecture, architecture
 from motet.models.config_fields import ConfigFields, unsupported_value, wrong_value
 from motet.models.rope_config import RopeConfig, parse_rope
 
-# Fields that would change the logits, and the values with which they do not; the first is what
-# this decoder does. An absent field and a null are neutral.
 # What the attention kernels take: their rows fill whole SIMD registers and tensor-core tiles.
 HEAD_DIM_MULTIPLE = 16
 
+# Fields that would change the logits, and the values with which they do not; the first is what
+# this decoder does. An absent field and a null are neutral.
 _NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
     "pretraining_tp": (1,),

@@ -64,6 +64,7 @@ def matrix_maker(
         device: where the model runs.
         dtype: that of the model's activations.
         storage: that of the weights; another than `dtype` is for a CPU that computes in float32.
+            A matrix whose width cannot be packed stays in float32.
     """
     if device.type != "cpu" or dtype != torch.float32:
         assert storage == dtype, f"weights in {storage} are for a CPU that computes in float32"
