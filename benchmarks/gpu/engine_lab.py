@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.gpu.dummies import DummyAdapters
 from benchmarks.gpu.lora_pool import Ranks, row_elems
-from benchmarks.gpu.options import Variant, make_kernels
+from benchmarks.gpu.options import Variant
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.timing import synchronize
 from benchmarks.workloads import draw_prompt
@@ -71,7 +71,7 @@ class EngineLab:
         self._parts = assemble_engine(
             EngineConfig(**config),
             decoder,
-            make_kernels(variant.kernels),
+            variant.make_kernels(),
             self._woken.set,
             self._take,
         )
