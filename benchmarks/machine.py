@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from motet.kernels.host_memory import zeros_on_huge_pages
+
 _BUFFER_BYTES = 1 << 30  # many times any cache
 _NUM_SUMS = 7
 
@@ -38,9 +40,14 @@ def default_elem_bytes() -> int:
 
 
 def read_bandwidth_bytes_per_s() -> float:
-    """The best of several sums over a buffer larger than the caches, with all threads."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    buffer = torch.ones(_BUFFER_BYTES // 4, dtype=torch.float32, device=device)
+    """The best of several sums over a buffer larger than the caches, with all threads.
+
+    On a CPU the buffer lies on huge pages, as weights and pool do.
+    """
+    if torch.cuda.is_available():
+        buffer = torch.ones(_BUFFER_BYTES // 4, dtype=torch.float32, device="cuda")
+    else:
+        buffer = zeros_on_huge_pages((_BUFFER_BYTES // 4,), torch.float32).fill_(1.0)
     best_s = min(_sum_s(buffer) for _ in range(_NUM_SUMS))
     return _BUFFER_BYTES / best_s
 

@@ -1,4 +1,4 @@
-"""transformers + PEFT as one side of the throughput comparison, in a process of its own.
+"""transformers, with PEFT if there are adapters, as a side of the throughput comparison.
 
 Owns: the worker process (`python -m benchmarks.peft_side`) and the handle on it, `PeftSide`.
 Does not know: what it is compared with.
@@ -28,7 +28,7 @@ class PeftSide:
 
     Args:
         model_dir: a Hugging Face directory.
-        adapters: PEFT directories by name.
+        adapters: PEFT directories by name; without any, transformers' own model runs bare.
         num_threads: CPU threads of torch.
         log: file for what the worker has to say.
     """
@@ -78,7 +78,10 @@ class PeftSide:
 
 
 def load_peft_model(model_dir: Path, adapters: Mapping[str, Path]) -> Any:
-    """The base model in float32 with every adapter attached, ready for mixed batches."""
+    """The base model in float32 with every adapter attached, ready for mixed batches.
+
+    Without adapters it is transformers' model as it is.
+    """
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -86,6 +89,8 @@ def load_peft_model(model_dir: Path, adapters: Mapping[str, Path]) -> Any:
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     # Never stop early and never forbid a token: Motet is asked for the same with `ignore_eos`.
     model.generation_config.eos_token_id = None
+    if not adapters:
+        return model.eval()
     first, *others = adapters
     peft_model = PeftModel.from_pretrained(
         model, str(adapters[first]), adapter_name=first, low_cpu_mem_usage=True
@@ -105,7 +110,7 @@ def generate(model: Any, work: Round) -> tuple[float, list[list[int]]]:
         output_ids = model.generate(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
-            adapter_names=[name or _BASE for name in work.adapters],
+            **_adapter_names(model, work),
             do_sample=False,
             min_new_tokens=work.num_output_tokens,
             max_new_tokens=work.num_output_tokens,
@@ -115,11 +120,18 @@ def generate(model: Any, work: Round) -> tuple[float, list[list[int]]]:
     return elapsed_s, output_ids[:, input_ids.shape[1] :].tolist()
 
 
+def _adapter_names(model: Any, work: Round) -> dict[str, list[str]]:
+    """What PEFT is told of a mixed batch; transformers' own model would not understand it."""
+    if not hasattr(model, "peft_config"):
+        return {}
+    return {"adapter_names": [name or _BASE for name in work.adapters]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--adapter", action="append", required=True, metavar="NAME=DIRECTORY")
+    parser.add_argument("--adapter", action="append", default=[], metavar="NAME=DIRECTORY")
     arguments = parser.parse_args()
 
     # Only answers may reach the pipe, whatever libraries print.

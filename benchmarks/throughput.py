@@ -2,12 +2,13 @@
 
     python -m benchmarks.throughput
 
-Three sides do the same work on the same machine: a number of requests sent at once, each with a
+Four sides do the same work on the same machine: a number of requests sent at once, each with a
 prompt of random tokens and a fixed number of greedy output tokens.
 
 - `motet_base`: Motet, every request to the base model
 - `motet_lora`: Motet, every request to another adapter, of mixed ranks, on all seven projections
 - `peft`: transformers + PEFT, the same adapters as one mixed batch (`adapter_names`)
+- `transformers`: transformers without PEFT, every request to the base model, as one static batch
 
 Each side is a process of its own, and stays up; they take turns, one at a time, in an order that
 rotates from repeat to repeat, so that a change of the machine's pace meets all of them alike.
@@ -59,10 +60,11 @@ def measure(plan: Plan, model_dir: Path) -> dict[str, Any]:
         scratch = Path(scratch_name)
         _say(f"writing {plan.num_requests} adapters of ranks {sorted(set(plan.ranks))}")
         adapters = write_adapters(model_dir, scratch / "adapters", plan.ranks, plan.seed)
-        _say("starting both sides")
+        _say("starting all sides")
         with (
             MotetSide(model_dir, adapters, plan.num_threads, scratch / "motet.log") as motet,
             PeftSide(model_dir, adapters, plan.num_threads, scratch / "peft.log") as peft,
+            PeftSide(model_dir, {}, plan.num_threads, scratch / "transformers.log") as bare,
         ):
             rng = random.Random(plan.seed)
             token_ids = plain_token_ids(model_dir)
@@ -74,10 +76,12 @@ def measure(plan: Plan, model_dir: Path) -> dict[str, Any]:
 
             num_same_texts = _warm_up(motet, peft, draw(list(adapters)), draw([None]))
             base = [None] * plan.num_requests
+            bare.run(draw([None]))
             sides: dict[str, Callable[[], Outcome]] = {
                 "motet_base": lambda: motet.run(draw(base)),
                 "motet_lora": lambda: motet.run(draw(list(adapters))),
                 "peft": lambda: peft.run(draw(list(adapters))),
+                "transformers": lambda: bare.run(draw(base)),
             }
             speeds = _take_turns(sides, plan)
     return report(plan, speeds, num_same_texts, model_dir.name)
@@ -124,10 +128,12 @@ def report(
 
     return {
         "vs_peft": round(median["motet_lora"] / median["peft"], 3),
+        "base_vs_transformers": round(median["motet_base"] / median["transformers"], 3),
         "lora_tax": round(1 - median["motet_lora"] / median["motet_base"], 4),
         "motet_base_tok_s": round(median["motet_base"], 2),
         "motet_lora_tok_s": round(median["motet_lora"], 2),
         "peft_tok_s": round(median["peft"], 2),
+        "transformers_tok_s": round(median["transformers"], 2),
         "tok_s_by_repeat": {name: [round(v, 2) for v in values] for name, values in speeds.items()},
         "vs_peft_by_repeat": paired("motet_lora", "peft"),
         "lora_over_base_by_repeat": paired("motet_lora", "motet_base"),

@@ -15,12 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import torch
 
 from benchmarks.gpu.dummies import DummyAdapters
 from benchmarks.gpu.lora_pool import Ranks, row_elems
-from benchmarks.gpu.options import Variant
-from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.timing import synchronize
 from benchmarks.workloads import draw_prompt
 from motet.core.config import EngineConfig
@@ -34,6 +33,7 @@ from motet.core.messages import (
 )
 from motet.core.sampling import SamplingParams
 from motet.engine.build import assemble_engine
+from motet.kernels.types import Kernels
 from motet.models.decoder import Decoder
 
 # Bookkeeping alone: the dummies share their bytes.
@@ -46,10 +46,9 @@ class EngineLab:
     """What the parts of the engine are measured on.
 
     Args:
-        plan: sizes.
         decoder: the model.
-        variant: options that differ from the defaults.
-        pool_bytes: of the page pool; None is the engine's default.
+        kernels: its device's kernels.
+        config: options of the engine; those for host memory are set here.
         seed: of prompts and adapters.
 
     Attributes:
@@ -57,21 +56,13 @@ class EngineLab:
         total_tokens: output tokens of all requests.
     """
 
-    def __init__(
-        self, plan: Plan, decoder: Decoder, variant: Variant, pool_bytes: int | None, seed: int
-    ) -> None:
-        config: dict[str, Any] = {
-            "max_step_tokens": max(plan.engine.prefill[0], EngineConfig().max_step_tokens),
-            "pool_memory_bytes": pool_bytes,
-            "host_adapter_bytes": _HOST_BYTES,
-            **variant.config,
-        }
+    def __init__(self, decoder: Decoder, kernels: Kernels, config: EngineConfig, seed: int) -> None:
         _give_memory_back()  # of what was measured before: the pool takes what is free
         self._woken = threading.Event()
         self._parts = assemble_engine(
-            EngineConfig(**config),
+            msgspec.structs.replace(config, host_adapter_bytes=_HOST_BYTES),
             decoder,
-            variant.make_kernels(),
+            kernels,
             self._woken.set,
             self._take,
         )

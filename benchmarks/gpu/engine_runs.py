@@ -17,7 +17,7 @@ from benchmarks.gpu.engine_times import Digests, decode_step_s, in_turns, prefil
 from benchmarks.gpu.lora_pool import row_elems, uniform_ranks
 from benchmarks.gpu.lora_times import prefill_bytes
 from benchmarks.gpu.model import Model
-from benchmarks.gpu.options import Variant, variants
+from benchmarks.gpu.options import Variant, make_lab, variants
 from benchmarks.gpu.parts import Case
 from benchmarks.gpu.results import Figure
 
@@ -62,7 +62,7 @@ def variant_cases(bench: Bench, model: Model) -> Iterator[Case]:
 
 
 def _lab(bench: Bench, model: Model, variant: Variant, pool_bytes: int | None) -> EngineLab:
-    return EngineLab(bench.plan, model.decoder, variant, pool_bytes, bench.seed)
+    return make_lab(bench.plan, model.decoder, variant, pool_bytes, bench.seed)
 
 
 def _base(bench: Bench, model: Model, lab: EngineLab, name: str, num_seqs: int) -> list[Figure]:

@@ -10,8 +10,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.engine_lab import EngineLab
+from benchmarks.gpu.plan import Plan
+from motet.core.config import EngineConfig
 from motet.kernels.triton_backend import TritonKernels
 from motet.kernels.types import Kernels
+from motet.models.decoder import Decoder
 
 
 @dataclass(frozen=True)
@@ -42,3 +46,20 @@ def variants(device: torch.device) -> list[Variant]:
 def plain_kernels() -> Kernels:
     """Kernels that launch on the current stream alone, so that each can be looked at by itself."""
     return TritonKernels(shrink_beside_product=False)
+
+
+def make_lab(
+    plan: Plan, decoder: Decoder, variant: Variant, pool_bytes: int | None, seed: int
+) -> EngineLab:
+    """An engine with these options.
+
+    Args:
+        pool_bytes: of the page pool; None is the engine's default.
+        plan, decoder, seed: as for `EngineLab`; a step takes the plan's whole prefill.
+    """
+    config = EngineConfig(
+        max_step_tokens=max(plan.engine.prefill[0], EngineConfig().max_step_tokens),
+        pool_memory_bytes=pool_bytes,
+        **variant.config,
+    )
+    return EngineLab(decoder, variant.make_kernels(), config, seed)

@@ -19,7 +19,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.engine_lab import EngineLab
 from benchmarks.gpu.lora_pool import Ranks
 from benchmarks.gpu.model import Model
-from benchmarks.gpu.options import Variant
+from benchmarks.gpu.options import Variant, make_lab
 from benchmarks.gpu.parts import Case
 from benchmarks.gpu.plan import AdapterKind, TracePlan
 from benchmarks.gpu.plans import SETTINGS
@@ -59,7 +59,7 @@ def trace_cases(bench: Bench, model: Model) -> Iterator[Case]:
     """Each setting from the fewest adapters to the most."""
     pool_bytes = bench.plan.engine.pool_memory_bytes
     variant = Variant("default")
-    with closing(EngineLab(bench.plan, model.decoder, variant, pool_bytes, bench.seed)) as lab:
+    with closing(make_lab(bench.plan, model.decoder, variant, pool_bytes, bench.seed)) as lab:
         for setting, kind in SETTINGS.items():
             cells: dict[int, _Cell] = {}
             for num_adapters in bench.plan.trace.num_adapters:

@@ -10,6 +10,7 @@ of them begins a new one. See docs/decisions/0004.
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,8 +34,13 @@ def _cache_dir() -> Path:
         digest.update(source.read_bytes())
     beside = _SOURCES / "__pycache__"
     is_ours = os.access(beside if beside.exists() else _SOURCES, os.W_OK)
-    parent = beside if is_ours else Path.home() / ".cache" / "motet"
-    return parent / f"numba-{digest.hexdigest()[:16]}"
+    name = f"numba-{digest.hexdigest()[:16]}"
+    if not is_ours:
+        return Path.home() / ".cache" / "motet" / name
+    for other in beside.glob("numba-*"):  # of sources that are no more
+        if other.name != name:
+            shutil.rmtree(other, ignore_errors=True)
+    return beside / name
 
 
 if not numba.config.CACHE_DIR:

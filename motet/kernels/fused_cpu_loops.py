@@ -12,7 +12,7 @@ from numba import float32, int64, prange
 from motet.kernels.compiled import FASTMATH, compiled, floats, integers
 from motet.kernels.math_cpu import exp2
 
-PARALLEL_MIN_ELEMENTS = 24 * 1024
+PARALLEL_MIN_ELEMENTS = 12 * 1024
 """Below this the work takes less time than waking the other threads."""
 
 LOG2_E = np.float32(1.4426950408889634)

@@ -24,7 +24,7 @@ from motet.kernels.tiles_cpu import (
     multiply_panel,
 )
 
-BLOCK_ROWS = 20 * TILE_ROWS
+BLOCK_ROWS = 22 * TILE_ROWS
 """Rows that pass over a panel together: what is read of x in between stays in the cache."""
 
 MANY_TILES = 3
@@ -103,8 +103,9 @@ def _multiply_last(kind: Any, x: Rows, weight: Packed, panel_index: int, y: Rows
 def _multiply_share(kind: Any, x: Rows, weight: Packed, y: Rows, first: int, last: int) -> None:
     """One thread's share: the panels `first` to `last - 1`."""
     num_whole = weight[2] // PANEL_WIDTH
-    for first_row in range(0, x[2], BLOCK_ROWS):
-        end_row = min(first_row + BLOCK_ROWS, x[2])
+    num_blocks = (x[2] + BLOCK_ROWS - 1) // BLOCK_ROWS
+    for block in range(num_blocks):
+        first_row, end_row = x[2] * block // num_blocks, x[2] * (block + 1) // num_blocks
         for panel_index in range(first, min(last, num_whole)):
             _multiply_block(kind, x, weight, panel_index, y, first_row, end_row)
     if last > num_whole:

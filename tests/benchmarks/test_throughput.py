@@ -18,12 +18,15 @@ def test_ratios_are_of_medians() -> None:
         "motet_base": [100.0, 400.0, 200.0],
         "motet_lora": [150.0, 90.0, 160.0],
         "peft": [50.0, 60.0, 10.0],
+        "transformers": [80.0, 20.0, 100.0],
     }
     figures = report(Plan(num_threads=2), speeds, 31, "some-model")
     assert figures["motet_base_tok_s"] == 200.0
     assert figures["motet_lora_tok_s"] == 150.0
     assert figures["peft_tok_s"] == 50.0
+    assert figures["transformers_tok_s"] == 80.0
     assert figures["vs_peft"] == 3.0
+    assert figures["base_vs_transformers"] == 2.5
     assert figures["lora_tax"] == 0.25
     assert figures["vs_peft_by_repeat"] == [3.0, 1.5, 16.0]
     assert figures["same_text_as_peft"] == "31/32"
@@ -50,7 +53,7 @@ def test_the_program_measures_all_sides_on_the_same_work(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
-    for side in ("motet_base", "motet_lora", "peft"):
+    for side in ("motet_base", "motet_lora", "peft", "transformers"):
         assert figures[f"{side}_tok_s"] > 0
         assert len(figures["tok_s_by_repeat"][side]) == 2
     assert figures["vs_peft"] > 0
