@@ -119,6 +119,7 @@ def _rotate_error(inputs: _Inputs, num_tokens: int, *, is_normed: bool) -> float
     positions = torch.randint(_NUM_POSITIONS, (num_tokens,), device=device)
     num_pages = 2 + num_tokens // _PAGE_SIZE
     kv_slots = torch.randperm(num_pages * _PAGE_SIZE, device=device)[:num_tokens]
+    kv_slots[1::3] = -1  # padding of a captured step: stored nowhere
     page_elems = 2 * _PAGE_SIZE * shape.kv_size
     pool = torch.full((2, num_pages, page_elems), torch.nan, dtype=inputs.dtype, device=device)
     expected_pool = pool.clone()
@@ -139,7 +140,9 @@ def _rotate_error(inputs: _Inputs, num_tokens: int, *, is_normed: bool) -> float
     tolerance = roundoff(inputs.dtype) * (want.abs() + inner) + inner + smallest(inputs.dtype)
     pages = expected_pool[1].view(num_pages, 2, _PAGE_SIZE, shape.num_kv_heads, shape.head_dim)
     stored = qkv[:, shape.num_heads :].view(num_tokens, *pages.shape[1:2], *pages.shape[3:])
-    pages[kv_slots // _PAGE_SIZE, :, kv_slots % _PAGE_SIZE] = stored
+    is_stored = kv_slots >= 0
+    slots = kv_slots[is_stored]
+    pages[slots // _PAGE_SIZE, :, slots % _PAGE_SIZE] = stored[is_stored]
     return max(
         worst_error(qkv[:, :num_turned], want, tolerance),
         unequal(qkv[:, num_turned:].contiguous(), before[:, num_turned:].contiguous()),

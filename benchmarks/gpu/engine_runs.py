@@ -52,7 +52,7 @@ def variant_cases(bench: Bench, model: Model) -> Iterator[Case]:
     plan = bench.plan.engine
     batches = [*((num_seqs, 0) for num_seqs in plan.base_batches), *plan.lora_decodes]
     with closing(_lab(bench, model, Variant("default"), plan.compared_pool_bytes)) as default:
-        for variant in variants():
+        for variant in variants(bench.device):
             with closing(_lab(bench, model, variant, plan.compared_pool_bytes)) as changed:
                 for num_seqs, num_adapters in batches:
                     on = f"{num_adapters} adapters" if num_adapters else "the base model"

@@ -4,10 +4,11 @@ Owns: the options of kernels and engine by name.
 Does not know: what they cost.
 """
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from benchmarks.gpu.engine_lab import EngineLab
 from benchmarks.gpu.plan import Plan
@@ -16,45 +17,35 @@ from motet.kernels.triton_backend import TritonKernels
 from motet.kernels.types import Kernels
 from motet.models.decoder import Decoder
 
-_GRAPHS = "cuda_graphs"
-_SIDE_STREAM = "shrink_beside_product"
-
 
 @dataclass(frozen=True)
 class Variant:
-    """Options that differ from the defaults."""
+    """Options that differ from the defaults.
+
+    Attributes:
+        kernels: arguments of `TritonKernels`.
+        config: fields of `EngineConfig`.
+    """
 
     name: str
-    kernels: Mapping[str, Any] = field(default_factory=dict)
+    kernels: Mapping[str, bool] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
 
+    def make_kernels(self) -> Kernels:
+        return TritonKernels(**self.kernels)
 
-def variants() -> list[Variant]:
-    """Those whose option exists: without CUDA graphs, and each side of the side stream."""
-    found = []
-    if _GRAPHS in EngineConfig.__struct_fields__:
-        found.append(Variant("no CUDA graphs", config={_GRAPHS: False}))
-    if _has_side_stream():
-        found += [
-            Variant("shrink beside the product", kernels={_SIDE_STREAM: True}),
-            Variant("shrink before the product", kernels={_SIDE_STREAM: False}),
-        ]
+
+def variants(device: torch.device) -> list[Variant]:
+    """Those that the device can run, one option each: a CPU has no streams."""
+    found = [Variant("no CUDA graphs", config={"cuda_graphs": False})]
+    if device.type == "cuda":
+        found.append(Variant("shrink beside the product", kernels={"shrink_beside_product": True}))
     return found
-
-
-def make_kernels(options: Mapping[str, Any]) -> Kernels:
-    """The Triton kernels with these options."""
-    make: Callable[..., Kernels] = TritonKernels
-    return make(**options)
 
 
 def plain_kernels() -> Kernels:
     """Kernels that launch on the current stream alone, so that each can be looked at by itself."""
-    return make_kernels({_SIDE_STREAM: False} if _has_side_stream() else {})
-
-
-def _has_side_stream() -> bool:
-    return _SIDE_STREAM in inspect.signature(TritonKernels).parameters
+    return TritonKernels(shrink_beside_product=False)
 
 
 def make_lab(
@@ -71,4 +62,4 @@ def make_lab(
         pool_memory_bytes=pool_bytes,
         **variant.config,
     )
-    return EngineLab(decoder, make_kernels(variant.kernels), config, seed)
+    return EngineLab(decoder, variant.make_kernels(), config, seed)

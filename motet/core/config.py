@@ -16,7 +16,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         model: a Hugging Face directory, a hub id, or a `.gguf` file; None is the embedded default.
         model_name: the name that requests use; None is the last part of `model`.
-        device: "cpu" or "cuda"; None is a GPU where there is one.
+        device: "cpu", "cuda", or "cuda:N" for GPU number N; None is a GPU where there is one.
         dtype: "float32", "bfloat16" or "float16"; None is float32 on a CPU, else the model's own.
         weights: what the weight matrices are stored in: "float32", "bfloat16" or "int8"; None is
             `dtype`. Another than `dtype` is for a CPU that computes in float32.

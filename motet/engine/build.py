@@ -67,6 +67,7 @@ def build_engine(
         ModelError: the model cannot be loaded.
     """
     device = resolve_device(config)
+    _make_current(device)
     _limit_threads(resolve_num_threads(config), device)
     model_dir = resolve_model_dir(config.model)
     dtype = resolve_dtype(config.dtype, device, model_dir)
@@ -176,6 +177,12 @@ def _decode_graphs(
         max_running=config.max_running,
         max_model_len=max_model_len,
     )
+
+
+def _make_current(device: torch.device) -> None:
+    """Triton launches on the current GPU, and streams are made on it, whichever has the tensors."""
+    if device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def _limit_threads(num_threads: int, device: torch.device) -> None:

@@ -47,7 +47,14 @@ def resolve_device(config: EngineConfig) -> torch.device:
             "GPU; use --device cpu, or install a CUDA build of torch",
             param="device",
         )
-    return torch.device(config.device)
+    device = torch.device(config.device)
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {config.device!r} was asked for, but torch finds "
+            f"{torch.cuda.device_count()} GPUs, numbered from 0",
+            param="device",
+        )
+    return device
 
 
 def resolve_num_threads(config: EngineConfig) -> int:

@@ -80,9 +80,11 @@ class ModelRunner:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Run one token, so that kernels are compiled before a request waits for them.
+        """Run one token, so that its kernels are compiled before a request waits for them.
 
-        It needs an empty pool: it writes to page 0.
+        On a CPU that is all of them. A GPU compiles those of a prefill when one first needs them:
+        they come in too many forms to have all of them at every start. It needs an empty pool: it
+        writes to page 0.
         """
         zero = self._upload([0], torch.int64)
         bounds = self._upload([0, 1], torch.int32)

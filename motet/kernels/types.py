@@ -43,8 +43,10 @@ class LoraPairs:
         tokens: int32 [num_pairs]. Row of the batch.
         slots: int32 [num_pairs]. Row of the tables.
         weights: float32 [num_pairs]. Factor on the delta; an adapter's own scaling is in its rows.
-        segment_starts: int32 [num_segments + 1]. Pairs of one segment share a slot.
-        max_rank: largest rank of any layer and module among the adapters of this batch.
+        segment_starts: int32 [num_segments + 1]. Pairs of one segment share a slot. The last
+            segments may be empty.
+        max_rank: at least the rank of any layer and module of the adapters of this batch. It sizes
+            v and grids; what a kernel reads is by the true ranks of the tables.
     """
 
     tokens: Tensor
@@ -87,8 +89,9 @@ class AttentionBatch:
         page_table: int32 [num_seqs, max_pages_per_seq]. Page ids; entries past the end are unused.
         query_starts: int32 [num_seqs + 1].
         context_lens: int32 [num_seqs].
-        max_query_len: most tokens of one sequence in this batch.
-        max_context_len: longest context in this batch.
+        max_query_len: at least the tokens of any one sequence in this batch.
+        max_context_len: at least the longest context in this batch. A captured graph has the
+            longest there can be.
         page_size: KV tokens in a page.
     """
 

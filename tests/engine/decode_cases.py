@@ -15,9 +15,6 @@ from torch import Tensor
 from motet.core.sampling import SamplingParams
 from motet.core.shape import MODULES
 from motet.engine.batch_arrays import BatchArrays, batch_arrays
-from motet.kernels import fused_reference
-from motet.kernels.reference_backend import ReferenceKernels
-from motet.kernels.types import HeadTransform
 from motet.memory.device_pool import DevicePool, PackedAdapter, pack_adapter
 from motet.memory.geometry import PageGeometry, Run
 from motet.memory.residency import Placement
@@ -32,35 +29,6 @@ CPU = torch.device("cpu")
 PAGE_SIZE = 16
 MAX_MODEL_LEN = 64  # of the tiny models
 MAX_RUNNING = 12
-
-
-class GraphKernels(ReferenceKernels):
-    """The references, which store no token whose KV slot is negative."""
-
-    @staticmethod
-    def rotate_and_write_kv(
-        qkv: Tensor,
-        transform: HeadTransform,
-        positions: Tensor,
-        pool: Tensor,
-        layer: int,
-        kv_slots: Tensor,
-        page_size: int,
-        num_kv_heads: int,
-    ) -> None:
-        is_stored = kv_slots >= 0
-        stored = qkv[is_stored]
-        fused_reference.rotate_and_write_kv(
-            stored,
-            transform,
-            positions[is_stored],
-            pool,
-            layer,
-            kv_slots[is_stored],
-            page_size,
-            num_kv_heads,
-        )
-        qkv[is_stored] = stored
 
 
 def tiny_decoder(directory: Path, name: str = "llama") -> Decoder:

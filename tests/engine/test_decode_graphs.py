@@ -19,6 +19,7 @@ from motet.engine.batch_arrays import BatchArrays
 from motet.engine.decode_graphs import DecodeGraphs, ladder, rank_class
 from motet.engine.last_tokens import LastTokens
 from motet.engine.runner import ModelRunner, PendingTokens
+from motet.kernels.reference_backend import ReferenceKernels
 from motet.kernels.types import Kernels
 from motet.memory.eviction import PageCosts, SavingPolicy
 from motet.memory.unified import unified_memory
@@ -31,7 +32,6 @@ from tests.engine.decode_cases import (
     MAX_RUNNING,
     PAGE_SIZE,
     DecodeWorld,
-    GraphKernels,
     tiny_decoder,
 )
 
@@ -63,7 +63,7 @@ def graphs_of(world: DecodeWorld, capture: Rerun) -> DecodeGraphs:
     return DecodeGraphs(
         world.decoder,
         world.pool,
-        GraphKernels(),
+        ReferenceKernels(),
         capture,
         max_running=MAX_RUNNING,
         max_model_len=MAX_MODEL_LEN,
@@ -72,7 +72,7 @@ def graphs_of(world: DecodeWorld, capture: Rerun) -> DecodeGraphs:
 
 def eager_logits(world: DecodeWorld, arrays: BatchArrays) -> Tensor:
     """The batch launch by launch, without any padding."""
-    runner = ModelRunner(world.decoder, world.pool, GraphKernels(), world.table)
+    runner = ModelRunner(world.decoder, world.pool, ReferenceKernels(), world.table)
     with torch.inference_mode():
         return runner._logits(arrays).clone()
 
@@ -146,11 +146,11 @@ def test_a_base_batch_runs_no_lora_kernel_and_a_low_rank_no_high_class(decoder: 
         world.add(slot)
     ranks = []
 
-    class Watched(GraphKernels):
+    class Watched(ReferenceKernels):
         @staticmethod
         def shrink(*arguments: object) -> Tensor:
             ranks.append(arguments[3].max_rank)  # type: ignore[attr-defined]
-            return GraphKernels.shrink(*arguments)  # type: ignore[arg-type]
+            return ReferenceKernels.shrink(*arguments)  # type: ignore[arg-type]
 
     graphs = DecodeGraphs(
         decoder, world.pool, Watched(), Rerun(), max_running=4, max_model_len=MAX_MODEL_LEN
@@ -202,10 +202,10 @@ def test_generation_with_graphs_gives_the_tokens_of_generation_without(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch, overlaps: bool, num_pages: int
 ) -> None:
     """Prefills and decodes, sequences that come, end and are preempted; greedy and drawn."""
-    expected = generate(decoder, num_pages, None, GraphKernels())
+    expected = generate(decoder, num_pages, None, ReferenceKernels())
     monkeypatch.setattr(ModelRunner, "overlaps", overlaps)
     capture = Rerun()
-    assert generate(decoder, num_pages, capture, GraphKernels()) == expected
+    assert generate(decoder, num_pages, capture, ReferenceKernels()) == expected
     assert capture.num_replays > 0
 
 

@@ -45,6 +45,15 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         resolve_device(EngineConfig(device="cuda"))
 
 
+def test_a_gpu_beyond_those_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device(EngineConfig(device="cuda:1")) == torch.device("cuda:1")
+    with pytest.raises(ConfigError, match=r"cuda:2.*2 GPUs, numbered from 0") as refused:
+        resolve_device(EngineConfig(device="cuda:2"))
+    assert refused.value.param == "device"
+
+
 def test_threads_are_the_cores_that_this_process_may_use() -> None:
     assert resolve_num_threads(EngineConfig()) == len(os.sched_getaffinity(0))
     assert resolve_num_threads(EngineConfig(num_threads=1)) == 1

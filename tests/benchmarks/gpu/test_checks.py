@@ -93,6 +93,12 @@ def write_kv_astray(kernel: Any, *arguments: Any) -> None:
     kernel(*front, kv_slots, page_size, num_kv_heads)
 
 
+def write_padding(kernel: Any, *arguments: Any) -> None:
+    """The KV of a token without a slot goes to the first one."""
+    *front, kv_slots, page_size, num_kv_heads = arguments
+    kernel(*front, kv_slots.clamp(min=0), page_size, num_kv_heads)
+
+
 def attend_evenly(kernel: Any, q: Tensor, *rest: Any) -> Tensor:
     """A flatter softmax."""
     return kernel(q * 0.5, *rest)
@@ -115,6 +121,7 @@ def attend_without_window(kernel: Any, *arguments: Any) -> Tensor:
         ("silu_mul", silu_of_up, "silu_mul"),
         ("rotate_and_write_kv", rotate_backwards, "rotate_and_write_kv"),
         ("rotate_and_write_kv", write_kv_astray, "rotate_and_write_kv"),
+        ("rotate_and_write_kv", write_padding, "rotate_and_write_kv"),
         ("paged_attention", attend_evenly, "attention"),
         ("paged_attention", attend_without_window, "window"),
     ],

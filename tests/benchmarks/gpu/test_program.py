@@ -13,7 +13,7 @@ import torch
 from benchmarks.gpu import engine_runs, needs
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.model import random_model
-from benchmarks.gpu.options import Variant, plain_kernels
+from benchmarks.gpu.options import Variant, plain_kernels, variants
 from benchmarks.gpu.parts import Part, run_parts
 from benchmarks.gpu.plans import REAL, TINY
 from benchmarks.gpu.trace_table import trace_cases
@@ -57,8 +57,7 @@ def test_everything_runs_from_the_root_without_the_server_s_packages(tmp_path: P
     for name, part in parts.items():
         assert part["errors"] == {}, name
         assert part["left_out"] == [], name
-        if name != "options":  # there are none on every commit
-            assert part["checks"] or part["figures"], name
+        assert part["checks"] or part["figures"], name
     figures = [figure for part in parts.values() for figure in part["figures"]]
     assert all(figure["value"] is not None for figure in figures)
     with_target = {figure["name"] for figure in figures if figure["target"] is not None}
@@ -80,7 +79,7 @@ def tiny_bench() -> Bench:
 @pytest.mark.slow
 def test_variants_are_compared_with_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = Variant("no prefix cache", config={"prefix_cache": False})
-    monkeypatch.setattr(engine_runs, "variants", lambda: [changed])
+    monkeypatch.setattr(engine_runs, "variants", lambda device: [changed])
     bench = tiny_bench()
     model = random_model(TINY, bench.device, bench.seed)
     part = Part("options", 1.0, lambda: engine_runs.variant_cases(bench, model))
@@ -90,6 +89,15 @@ def test_variants_are_compared_with_the_default(monkeypatch: pytest.MonkeyPatch)
     assert len(report.figures) == len(plan.base_batches) + len(plan.lora_decodes)
     assert all("no prefix cache over default" in figure.name for figure in report.figures)
     assert all(figure.value > 0 for figure in report.figures)
+
+
+def test_a_cpu_is_given_no_option_that_takes_a_gpu() -> None:
+    on_cpu = variants(torch.device("cpu"))
+    for variant in on_cpu:
+        variant.make_kernels()
+    on_gpu = [variant.name for variant in variants(torch.device("cuda"))]
+    assert [variant.name for variant in on_cpu] == ["no CUDA graphs"]
+    assert on_gpu == ["no CUDA graphs", "shrink beside the product"]
 
 
 @pytest.mark.slow
