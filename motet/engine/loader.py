@@ -254,9 +254,11 @@ class AdapterLoader:
                 self._pool.copy_in(packed, placement, pace=pace)
             else:
                 self._stream.wait_event(launched)
-                with self._stream:
-                    self._pool.copy_in(packed, placement)
-                self._stream.synchronize()
+                try:
+                    with self._stream:
+                        self._pool.copy_in(packed, placement)
+                finally:  # what has begun must end before the pages are another's
+                    self._stream.synchronize()
         except Exception as error:  # as above
             return CopyFailed(placement.digest, f"{type(error).__name__}: {error}")
         return CopyDone(placement.digest, len(placement.pages), _took(started_s, pace))

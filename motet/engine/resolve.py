@@ -21,6 +21,9 @@ from motet.memory.geometry import PageGeometry, smallest_page_size
 # else on the machine, a GPU's with nothing.
 CPU_POOL_SHARE = 0.25
 GPU_POOL_SHARE = 0.85
+# Tensors of the size of the logits [max_running, vocab_size] that a GPU holds at once: those of
+# captured graphs, the step's own, and what sampling sorts.
+GPU_LOGITS = 8
 # Share of the host's memory that is free beside the pool, for adapters' copies.
 HOST_ADAPTER_SHARE = 0.25
 
@@ -91,7 +94,9 @@ def resolve_num_pages(
     Raises:
         ConfigError: not even a few pages fit.
     """
-    budget_bytes = config.pool_memory_bytes or default_pool_bytes(device)
+    budget_bytes = config.pool_memory_bytes or default_pool_bytes(
+        device, GPU_LOGITS * 4 * config.max_running * geometry.shape.vocab_size
+    )
     num_pages = num_pages_in(geometry, budget_bytes, dtype)
     if num_pages < 2:
         raise ConfigError(
@@ -143,11 +148,16 @@ def resolve_adapter_pages(config: EngineConfig, num_pages: int) -> int | None:
     return config.static_adapter_pages
 
 
-def default_pool_bytes(device: torch.device) -> int:
-    """A share of the memory that is free on the device now."""
+def default_pool_bytes(device: torch.device, step_bytes: int) -> int:
+    """A share of the memory that is free on the device now.
+
+    Args:
+        device: where the pool will lie.
+        step_bytes: what the largest tensors of a step take beside it, on a GPU.
+    """
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
-        return int(free_bytes * GPU_POOL_SHARE)
+        return max(0, int((free_bytes - step_bytes) * GPU_POOL_SHARE))
     return int(_free_host_bytes() * CPU_POOL_SHARE)
 
 

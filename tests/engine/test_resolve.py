@@ -136,3 +136,21 @@ def test_the_pool_is_as_large_as_asked_or_a_share_of_what_is_free() -> None:
     assert resolve_num_pages(EngineConfig(), geometry, torch.float32, CPU) > 100
     with pytest.raises(ConfigError, match="--pool-memory at least"):
         resolve_num_pages(EngineConfig(pool_memory_bytes=1), geometry, torch.float32, CPU)
+
+
+def test_a_gpu_keeps_room_for_the_logits_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool that took nearly all of a small GPU would leave none for a large vocabulary."""
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 1 << 34))
+    geometry = PageGeometry(TINY, 16)
+    logits_bytes = 4 * TINY.vocab_size
+    few, many = (
+        resolve_num_pages(EngineConfig(max_running=n), geometry, torch.float32, cuda)
+        for n in (1, (1 << 26) // logits_bytes)
+    )
+    assert few > many > 0
+    taken = (few - many) * geometry.page_bytes(4)
+    assert taken == pytest.approx(0.85 * 8 * (1 << 26), rel=0.1)
+    too_many = EngineConfig(max_running=(1 << 28) // logits_bytes)
+    with pytest.raises(ConfigError, match="give --pool-memory at least"):
+        resolve_num_pages(too_many, geometry, torch.float32, cuda)
