@@ -20,6 +20,7 @@ from motet.engine.resolve import (
     resolve_num_pages,
     resolve_num_threads,
 )
+from motet.memory.device_pool import num_pages_in
 from motet.memory.geometry import PageGeometry
 from tests.adapters.make import TINY
 
@@ -149,8 +150,8 @@ def test_a_gpu_keeps_room_for_the_logits_of_a_step(monkeypatch: pytest.MonkeyPat
         for n in (1, (1 << 26) // logits_bytes)
     )
     assert few > many > 0
-    taken = (few - many) * geometry.page_bytes(4)
-    assert taken == pytest.approx(0.85 * 8 * (1 << 26), rel=0.1)
+    expected = num_pages_in(geometry, int(0.85 * 8 * (1 << 26)), torch.float32)
+    assert few - many == pytest.approx(expected, abs=2)
     too_many = EngineConfig(max_running=(1 << 28) // logits_bytes)
     with pytest.raises(ConfigError, match="give --pool-memory at least"):
         resolve_num_pages(too_many, geometry, torch.float32, cuda)
