@@ -19,6 +19,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from motet.kernels.host_memory import zeros_on_huge_pages
 from motet.kernels.types import LoraPairs, LoraTables, Projection
 
 HIDDEN, KV, INTERMEDIATE, NUM_LAYERS = 576, 192, 1536, 30  # SmolLM2-135M
@@ -98,7 +99,12 @@ def build_pool(
     row_offsets = (place[:, 0] * num_pages + shuffled) * PAGE_ELEMS + place[:, 2]
     rank_table = torch.tensor(ranks, dtype=torch.int32)[:, None, None]
     rank_table = rank_table.expand(-1, NUM_LAYERS, len(WIDTHS)).contiguous()
-    pool = torch.full((NUM_LAYERS, num_pages, PAGE_ELEMS), 0.01, dtype=dtype, device=device)
+    shape = (NUM_LAYERS, num_pages, PAGE_ELEMS)
+    if device.type == "cpu":
+        pool = zeros_on_huge_pages(shape, dtype)  # as the engine's
+    else:
+        pool = torch.empty(shape, dtype=dtype, device=device)
+    pool.fill_(0.01)
     return pool, LoraTables(row_offsets.to(device), run_starts.to(device), rank_table.to(device))
 
 
