@@ -6,6 +6,7 @@ Does not know: what it holds.
 
 import math
 import mmap
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ def zeros_on_huge_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     num_bytes = math.prod(shape) * dtype.itemsize
     region = mmap.mmap(-1, num_bytes + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        region.madvise(mmap.MADV_HUGEPAGE)
+        with suppress(OSError):  # a kernel without huge pages: ordinary ones do
+            region.madvise(mmap.MADV_HUGEPAGE)
     everything = torch.frombuffer(region, dtype=torch.uint8)
     start = -everything.data_ptr() % HUGE_PAGE_BYTES
     return everything[start : start + num_bytes].view(dtype).view(shape)

@@ -54,3 +54,9 @@ def test_memory_lives_as_long_as_a_view_of_it(monkeypatch: pytest.MonkeyPatch) -
 def test_a_system_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(host_memory.mmap, "MADV_HUGEPAGE", raising=False)
     assert torch.equal(zeros_on_huge_pages((3, 5), torch.float32), torch.zeros(3, 5))
+
+
+def test_a_kernel_without_huge_pages_gives_ordinary_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 9999)  # it answers EINVAL, as one without would
+    tensor = zeros_on_huge_pages((3, 5), torch.float32)
+    assert torch.equal(tensor, torch.zeros(3, 5))
