@@ -6,9 +6,10 @@ Does not know: how the loops divide their work (`lora_cpu_loops.py`).
 A short segment (decode) is bound by memory: its rank rows are read once, in place, true rank by
 true rank. A long one (prefill) is bound by arithmetic: its rows are copied next to each other and
 BLAS multiplies. Both occur in one batch. A segment's length alone decides, so a token's result
-does not depend on the other segments. Grouping by adapter is the idea of SGMV (Punica,
-arXiv 2310.18547), rows in pages and true ranks are S-LoRA's (arXiv 2311.03285); here ranks also
-differ by layer and module.
+does not depend on the other segments. (A step that runs its layers as one compiled call, see
+`layers_cpu_loops.py`, reads segments of any length in place.) Grouping by adapter is the idea of
+SGMV (Punica, arXiv 2310.18547), rows in pages and true ranks are S-LoRA's (arXiv 2311.03285); here
+ranks also differ by layer and module.
 """
 
 from collections.abc import Iterator
@@ -191,14 +192,14 @@ def _pair_addresses(pairs: LoraPairs, longest: int) -> loops.Pairs:
 
 
 def _sibling_addresses(projections: tuple[Projection, ...]) -> loops.Siblings:
-    return _projection_table(projections).ctypes.data, len(projections)
+    return projection_table(projections).ctypes.data, len(projections)
 
 
 @cache
-def _projection_table(
+def projection_table(
     projections: tuple[Projection, ...],
 ) -> NDArray[np.int32]:
-    """int32 [num_projections, 3]: module, out_start, out_features. Kept: its address is used."""
+    """See `lora_cpu_loops.Siblings`. Kept: its address is used."""
     return np.array([(p.module, p.out_start, p.out_features) for p in projections], np.int32)
 
 

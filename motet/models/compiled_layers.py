@@ -6,7 +6,6 @@ Does not know: the order of a layer's kernels (`kernels/layers_cpu_loops.py`).
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from motet.core.shape import GATE_UP, NUM_MODULES, QKV, ModelShape, Module
@@ -14,7 +13,7 @@ from motet.kernels import layers_cpu_loops as loops
 from motet.kernels.attention_checks import check_pool
 from motet.kernels.host_memory import zeros_on_huge_pages
 from motet.kernels.linear_cpu import WEIGHT_KINDS, PackedMatrix
-from motet.kernels.lora_cpu import check_tables, num_partial_rows
+from motet.kernels.lora_cpu import check_tables, num_partial_rows, projection_table
 from motet.kernels.math_cpu import LOG2_E
 from motet.kernels.simd_cpu import LANES
 from motet.models.config import DecoderConfig
@@ -41,7 +40,6 @@ class CompiledLayers:
         self._shape = shape
         self._head_norms = [head_norm(config, layer) for layer in weights.layers]
         self._kept = (weights, rotary)  # the tables hold their addresses
-        self._siblings = [_sibling_table(shape, modules) for modules in _SIBLINGS]
         linears = np.array([_linear_addresses(layer) for layer in weights.layers], np.int64)
         rest = [
             (
@@ -63,9 +61,7 @@ class CompiledLayers:
         self._model = (
             WEIGHT_KINDS[storage],
             linears,
-            np.array(
-                [_widths(shape, *each) for each in zip(_SIBLINGS, self._siblings, strict=True)]
-            ),
+            np.array([_projection(shape, modules) for modules in _SIBLINGS], np.int64),
             np.array(rest, np.int64),
             storage.itemsize,
             config.rms_norm_eps,
@@ -190,16 +186,10 @@ def _linear_addresses(layer: LayerWeights) -> list[tuple[int, int, int]]:
     ]
 
 
-def _sibling_table(shape: ModelShape, modules: tuple[Module, ...]) -> NDArray[np.int32]:
-    """See `lora_cpu_loops.Siblings`."""
-    return np.array(side_by_side(modules, shape), np.int32)
-
-
-def _widths(
-    shape: ModelShape, modules: tuple[Module, ...], siblings: NDArray[np.int32]
-) -> tuple[int, int, int, int]:
+def _projection(shape: ModelShape, modules: tuple[Module, ...]) -> tuple[int, int, int, int]:
     """What a projection is in all layers; see `layers_cpu_loops.OUT_FEATURES`."""
     out_features = sum(shape.out_features(module) for module in modules)
+    siblings = projection_table(side_by_side(modules, shape))
     return out_features, shape.in_features(modules[0]), siblings.ctypes.data, len(modules)
 
 
