@@ -20,6 +20,7 @@ class AddRequest(msgspec.Struct, tag=True, frozen=True):
         digest: the adapter's content; None is the base model.
         tenant: whose prefix cache it reads and fills; requests of one tenant share, others never
             do. None is a tenant like any other.
+        priority: waiting requests of a lower number come first; those of one number by arrival.
     """
 
     request_id: str
@@ -27,6 +28,7 @@ class AddRequest(msgspec.Struct, tag=True, frozen=True):
     sampling: SamplingParams
     digest: str | None
     tenant: str | None = None
+    priority: int = 0
 
 
 class AbortRequest(msgspec.Struct, tag=True, frozen=True):
@@ -122,18 +124,41 @@ class EngineFailed(msgspec.Struct, tag=True, frozen=True):
     code: str
 
 
+class TokenLogprobs(msgspec.Struct, frozen=True):
+    """How likely a token was, by the model's own logits: before bias, penalties and temperature.
+
+    All values are natural logarithms, finite.
+
+    Attributes:
+        rank: 1 for the likeliest token of the vocabulary.
+        top_token_ids, top_logprobs: the likeliest tokens, descending, as many as were asked for.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top_token_ids: list[int]
+    top_logprobs: list[float]
+
+
 class TokenOutput(msgspec.Struct, frozen=True):
     """New tokens of one request. After a `finish_reason` ("stop" or "length") nothing follows.
 
     Attributes:
+        token_ids: the new tokens; none, if only the prompt was to be computed.
         num_cached_tokens: prompt tokens that came from the prefix cache; the same in all outputs
             of a request.
+        logprobs: of each new token, if they were asked for.
+        prompt_logprobs: of the prompt's tokens from the second on, if they were asked for; in the
+            first output of a request.
     """
 
     request_id: str
     token_ids: list[int]
     finish_reason: str | None = None
     num_cached_tokens: int = 0
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
 
 
 class StepOutput(msgspec.Struct, tag=True, frozen=True):

@@ -14,7 +14,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """Resolved sampling parameters of one sequence.
 
     Attributes:
-        max_tokens: tokens to generate at most, >= 1.
+        max_tokens: tokens to generate at most; 0 only computes the prompt, for its logprobs.
         temperature: 0 is greedy, and so is anything below `LEAST_TEMPERATURE`.
         top_k: keep the k likeliest tokens; None keeps all.
         top_p: keep the smallest set of tokens with at least this probability, in (0, 1].
@@ -25,6 +25,12 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         repetition_penalty: divides positive and multiplies negative logits of seen tokens
             (prompt and output), as in transformers; 1 does nothing.
         presence_penalty, frequency_penalty: OpenAI's, over output tokens; 0 does nothing.
+        logit_bias: pairs of a token id and what is added to its logit.
+        min_tokens: no token of `stop_token_ids` is chosen before this many were generated.
+        num_logprobs: report the log probability of each token, and of this many of the likeliest
+            beside it (0 is none of those); None reports nothing.
+        num_prompt_logprobs: the same for the tokens of the prompt, which is then computed anew.
+        grammar: what the output has to be, as a grammar of llguidance; None is free text.
     """
 
     max_tokens: int
@@ -37,6 +43,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
+    grammar: str | None = None
 
     @property
     def is_greedy(self) -> bool:

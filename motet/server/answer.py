@@ -7,7 +7,7 @@ Does not know: the JSON of either endpoint (`completions.py` and `chat.py` each 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -29,8 +29,8 @@ class AnswerFormat(Protocol):
     whole_object: str
     chunk_object: str
 
-    def whole_choice(self, index: int, text: str, finish_reason: str) -> Json:
-        """A choice of an answer that is sent as a whole."""
+    def whole_choice(self, index: int, deltas: Sequence[Delta]) -> Json:
+        """A choice of an answer that is sent as a whole, from all that there is of it."""
         ...
 
     def first_chunk_choices(self, num_choices: int) -> list[Json]:
@@ -74,21 +74,15 @@ async def _next(deltas: AsyncIterator[Delta]) -> Delta:
 async def _whole(
     params: GenerationParameters, generation: Generation, form: AnswerFormat, frame: Json
 ) -> Response:
-    texts: list[list[str]] = [[] for _ in range(generation.num_choices)]
-    reasons = [""] * generation.num_choices
+    choices: list[list[Delta]] = [[] for _ in range(generation.num_choices)]
     async for delta in generation.deltas():
-        texts[delta.choice].append(delta.text)
-        if delta.finish_reason is not None:
-            reasons[delta.choice] = delta.finish_reason
+        choices[delta.choice].append(delta)
     generation.close()
     body = {
         **frame,
         "object": form.whole_object,
         "model": params.model,
-        "choices": [
-            form.whole_choice(index, "".join(pieces), reason)
-            for index, (pieces, reason) in enumerate(zip(texts, reasons, strict=True))
-        ],
+        "choices": [form.whole_choice(index, deltas) for index, deltas in enumerate(choices)],
         "usage": generation.usage.as_json(),
     }
     return Response(orjson.dumps(body), media_type="application/json")

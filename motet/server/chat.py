@@ -7,6 +7,7 @@ Does not know: how text is generated, nor the model's chat template.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -15,7 +16,7 @@ from starlette.responses import Response
 from motet.server.answer import answer
 from motet.server.choice import Delta
 from motet.server.context import context_of
-from motet.server.generate import start_generation, wait_for_adapter
+from motet.server.generate import find_model, start_generation, wait_for_adapter
 from motet.server.parameters import drop_idle_chat_parameters
 from motet.server.parsing import parse, read_json_object
 from motet.server.protocol import ChatRequest, Message
@@ -29,12 +30,13 @@ class ChatFormat:
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def whole_choice(self, index: int, text: str, finish_reason: str) -> dict[str, Any]:
+    def whole_choice(self, index: int, deltas: Sequence[Delta]) -> dict[str, Any]:
+        text = "".join(delta.text for delta in deltas)
         return {
             "index": index,
             "message": {"role": "assistant", "content": text, "refusal": None},
             "logprobs": None,
-            "finish_reason": finish_reason,
+            "finish_reason": deltas[-1].finish_reason,
         }
 
     def first_chunk_choices(self, num_choices: int) -> list[dict[str, Any]]:
@@ -55,14 +57,15 @@ async def create_chat_completion(request: Request) -> Response:
     body = drop_idle_chat_parameters(await read_json_object(request))
     params = parse(ChatRequest, body)
     context = context_of(request.scope)
-    context.adapter_label = await services.registry.names.find(params.model)
+    model = await find_model(request, services, params)
     messages = [_for_template(message) for message in params.messages]
     # In a thread, for a long conversation must not hold up everybody's tokens.
     prompt = await asyncio.to_thread(services.tokenizer.encode_chat, messages)
-    await wait_for_adapter(request, services, params.model)
+    await wait_for_adapter(request, services, model)
     generation = start_generation(
         services,
         params,
+        model,
         [prompt],
         context=context,
         max_tokens=params.max_completion_tokens or params.max_tokens,

@@ -7,6 +7,7 @@ Does not know: how text is generated.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -15,7 +16,7 @@ from starlette.responses import Response
 from motet.server.answer import answer
 from motet.server.choice import Delta
 from motet.server.context import context_of
-from motet.server.generate import start_generation, wait_for_adapter
+from motet.server.generate import find_model, start_generation, wait_for_adapter
 from motet.server.parameters import drop_idle_completion_parameters
 from motet.server.parsing import parse, read_json_object
 from motet.server.protocol import CompletionRequest
@@ -32,8 +33,9 @@ class CompletionFormat:
     whole_object = "text_completion"
     chunk_object = "text_completion"
 
-    def whole_choice(self, index: int, text: str, finish_reason: str) -> dict[str, Any]:
-        return _choice(index, text, finish_reason)
+    def whole_choice(self, index: int, deltas: Sequence[Delta]) -> dict[str, Any]:
+        text = "".join(delta.text for delta in deltas)
+        return _choice(index, text, deltas[-1].finish_reason)
 
     def first_chunk_choices(self, num_choices: int) -> list[dict[str, Any]]:
         return []
@@ -48,12 +50,13 @@ async def create_completion(request: Request) -> Response:
     body = drop_idle_completion_parameters(await read_json_object(request))
     params = parse(CompletionRequest, body)
     context = context_of(request.scope)
-    context.adapter_label = await services.registry.names.find(params.model)
+    model = await find_model(request, services, params)
     prompts = await _token_ids(services, params.prompt)
-    await wait_for_adapter(request, services, params.model)
+    await wait_for_adapter(request, services, model)
     generation = start_generation(
         services,
         params,
+        model,
         prompts,
         context=context,
         max_tokens=params.max_tokens,

@@ -10,6 +10,8 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from motet.server.principal import ANYONE, Principal
+
 _KEY = "motet.context"
 
 
@@ -24,6 +26,7 @@ class RequestContext:
         adapter_label: the model's name, once it is known to exist.
         tenant: whose key the request came with, never the key itself. Requests of one tenant
             share cached prefixes; None without keys, or where all share.
+        principal: who sent it, once authentication has said so.
     """
 
     request_id: str
@@ -32,6 +35,7 @@ class RequestContext:
     is_generation: bool = False
     adapter_label: str | None = None
     tenant: str | None = None
+    principal: Principal = ANYONE
 
 
 def put_context(scope: MutableMapping[str, Any], context: RequestContext) -> None:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from motet.core.messages import AddRequest
 from motet.server import admission
 from motet.server.choice import Choice, Delta, Usage, count_cached
-from motet.server.context import RequestContext
+from motet.server.context import RequestContext, context_of
 from motet.server.errors import bad_request
 from motet.server.protocol import GenerationParameters
 from motet.server.replies import unless_client_leaves
@@ -91,6 +91,19 @@ class Generation:
         choice.last_output_s = now_s
 
 
+async def find_model(request: Request, services: Services, params: GenerationParameters) -> str:
+    """The name under which to serve this request; the request's context is told.
+
+    Every endpoint asks here first, and uses nothing but the answer from then on.
+
+    Raises:
+        MotetError: 404 `model_not_found`, also for a model that the requester may not use.
+    """
+    name = await services.registry.names.find(params.model)
+    context_of(request.scope).adapter_label = name
+    return name
+
+
 async def wait_for_adapter(request: Request, services: Services, model: str) -> None:
     """Have what `model` names loaded. When this returns, `start_generation` may use it at once.
 
@@ -106,6 +119,7 @@ async def wait_for_adapter(request: Request, services: Services, model: str) -> 
 def start_generation(
     services: Services,
     params: GenerationParameters,
+    model: str,
     prompts: Sequence[list[int]],
     *,
     context: RequestContext,
@@ -119,6 +133,7 @@ def start_generation(
     cannot come between. `wait_for_adapter` has just been waited for.
 
     Args:
+        model: what `find_model` answered.
         prompts: token ids of each prompt; choice `p * n + i` is choice i of prompt p.
         context: of the HTTP request: when it came, and whose cached prefixes it shares.
         max_tokens: tokens to generate at most, as asked for.
@@ -131,7 +146,7 @@ def start_generation(
     """
     engine = services.client.info
     vocab_size = engine.shape.vocab_size
-    served = services.registry.admit(params.model)
+    served = services.registry.admit(model)
     admission.require_known_token_ids(params.stop_token_ids, vocab_size, "stop_token_ids")
     seed = admission.choose_seed(params)
     group = uuid.uuid4().hex

@@ -229,6 +229,11 @@ def test_sampling_parameters_reach_the_engine(server: RunningServer, client: Ope
         "repetition_penalty": 1.25,
         "presence_penalty": -1.5,
         "frequency_penalty": 1.5,
+        "logit_bias": [],
+        "min_tokens": 0,
+        "num_logprobs": None,
+        "num_prompt_logprobs": None,
+        "grammar": None,
     }
     # Choices differ in their seeds, and seeds stay within what the engine takes.
     assert second == {**first, "seed": 0}
