@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from motet.core.errors import MotetError
 from motet.server.errors import bad_request
+from motet.server.json_depth import require_shallow
 from motet.server.parameters import suggestion
 from motet.server.replies import ClientLeftError
 
@@ -47,6 +48,7 @@ async def read_json_object(request: Request) -> dict[str, Any]:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise _malformed(body, error) from None
+    require_shallow(body, value)
     if not isinstance(value, dict):
         raise bad_request(
             f"The body should be a JSON object; got {_shortened(value)}.", None, code="invalid_type"
