@@ -16,11 +16,14 @@ from starlette.types import ASGIApp
 
 from motet.core.errors import MotetError
 from motet.server import admin, chat, completions, health, lora, models
-from motet.server.auth import AuthMiddleware
+from motet.server.auth import AuthMiddleware, Surface
 from motet.server.config import ServeConfig
 from motet.server.context import context_of
+from motet.server.deadline_middleware import DeadlineMiddleware
 from motet.server.engine_client import EngineClient
-from motet.server.errors import error_response, internal_error
+from motet.server.errors import error_response, internal_error, unknown_url
+from motet.server.key_ring import KeyRing
+from motet.server.limit_middleware import LimitMiddleware
 from motet.server.metrics import Metrics
 from motet.server.middleware import BodyLimitMiddleware, ObserveMiddleware
 from motet.server.registry import AdapterRegistry
@@ -46,13 +49,17 @@ _ROUTES = (
 )
 
 
-def create_app(
+def create_apps(
     config: ServeConfig,
     client: EngineClient,
     registry: AdapterRegistry,
     tokenizer: TextTokenizer,
-) -> ASGIApp:
-    """The application over a started engine. It keeps no state outside its arguments."""
+    keys: KeyRing,
+) -> dict[Surface, ASGIApp]:
+    """The application over a started engine, once for each listener that there is to be.
+
+    They share everything but the routes that they have. No state is kept outside the arguments.
+    """
     services = Services(config, client, registry, tokenizer, Metrics())
     app = FastAPI(
         title="Motet",
@@ -68,9 +75,16 @@ def create_app(
     # A redirect would be built from the Host header, and would not do for a POST.
     app.router.redirect_slashes = False
     app.state.services = services
-    limited = BodyLimitMiddleware(app, config.max_body_bytes)
-    guarded = AuthMiddleware(limited, config)
-    return ObserveMiddleware(guarded, services.metrics, GENERATION_PATHS)
+    bounded = BodyLimitMiddleware(app, config.max_body_bytes)
+    limited = DeadlineMiddleware(LimitMiddleware(bounded), config)
+    is_split = config.admin_address is not None
+    surfaces = (Surface.PUBLIC, Surface.ADMIN) if is_split else (Surface.WHOLE,)
+    return {
+        surface: ObserveMiddleware(
+            AuthMiddleware(limited, config, keys, surface), services.metrics, GENERATION_PATHS
+        )
+        for surface in surfaces
+    }
 
 
 async def _on_motet_error(_: Request, error: Exception) -> Response:
@@ -86,9 +100,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         refusal = MotetError(f"{path} does not take {method} requests.", code="method_not_allowed")
         return error_response(refusal, dict(error.headers or {}))
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return error_response(
-            MotetError(f"There is no {method} {path} on this server.", code="unknown_url")
-        )
+        return error_response(unknown_url(method, path))
     return error_response(MotetError(str(error.detail), code="internal_error"))
 
 
