@@ -43,6 +43,7 @@ class ServeConfig:
             speed what others have asked.
         drain_timeout_s: how long running requests may go on after SIGTERM.
         max_body_bytes: larger requests are refused.
+        sse_keep_alive_s: how long a stream may be silent before a comment is sent; None for ever.
 
     Raises:
         ConfigError: an address that others can reach without any key, or an impossible port.
@@ -59,6 +60,7 @@ class ServeConfig:
     share_prefix_cache: bool = False
     drain_timeout_s: int = 30
     max_body_bytes: int = 4 << 20
+    sse_keep_alive_s: float | None = 15.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
