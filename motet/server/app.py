@@ -24,14 +24,16 @@ from motet.server.errors import error_response, internal_error
 from motet.server.metrics import Metrics
 from motet.server.middleware import BodyLimitMiddleware, ObserveMiddleware
 from motet.server.registry import AdapterRegistry
+from motet.server.responses.endpoint import create_response
 from motet.server.services import Services
 from motet.server.tokenizer import TextTokenizer
 
-GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
+GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/responses"})
 
 _ROUTES = (
     ("POST", "/v1/completions", completions.create_completion),
     ("POST", "/v1/chat/completions", chat.create_chat_completion),
+    ("POST", "/v1/responses", create_response),
     ("GET", "/v1/models", models.list_models),
     ("GET", "/v1/models/{model:path}", models.retrieve_model),
     ("POST", "/tokenize", tokenize.tokenize),
