@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from motet.core.errors import MotetError
-from motet.server import admin, chat, completions, health, lora, models
+from motet.server import admin, chat, completions, health, lora, models, tokenize
 from motet.server.auth import AuthMiddleware, Surface
 from motet.server.config import ServeConfig
 from motet.server.context import context_of
@@ -27,16 +27,24 @@ from motet.server.limit_middleware import LimitMiddleware
 from motet.server.metrics import Metrics
 from motet.server.middleware import BodyLimitMiddleware, ObserveMiddleware
 from motet.server.registry import AdapterRegistry
+from motet.server.responses.endpoint import create_response
 from motet.server.services import Services
 from motet.server.tokenizer import TextTokenizer
 
-GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
+GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/responses"})
 
 _ROUTES = (
     ("POST", "/v1/completions", completions.create_completion),
     ("POST", "/v1/chat/completions", chat.create_chat_completion),
+    ("POST", "/v1/responses", create_response),
     ("GET", "/v1/models", models.list_models),
     ("GET", "/v1/models/{model:path}", models.retrieve_model),
+    ("POST", "/tokenize", tokenize.tokenize),
+    ("POST", "/v1/tokenize", tokenize.tokenize),
+    ("POST", "/detokenize", tokenize.detokenize),
+    ("POST", "/v1/detokenize", tokenize.detokenize),
+    ("GET", "/tokenizer_info", tokenize.tokenizer_info),
+    ("GET", "/v1/tokenizer_info", tokenize.tokenizer_info),
     ("POST", "/v1/load_lora_adapter", lora.load_lora_adapter),
     ("POST", "/v1/unload_lora_adapter", lora.unload_lora_adapter),
     ("POST", "/admin/v1/adapters/{name:path}:pin", admin.pin_adapter),

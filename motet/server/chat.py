@@ -7,20 +7,21 @@ Does not know: how text is generated, nor the model's chat template.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.answer import answer
+from motet.server.answer import AnswerFormat, answer
 from motet.server.choice import Delta
 from motet.server.context import context_of
-from motet.server.generate import find_model, start_generation, wait_for_adapter
+from motet.server.generate import Generation, find_model, start_generation, wait_for_adapter
 from motet.server.parameters import drop_idle_chat_parameters
 from motet.server.parsing import parse, read_json_object
 from motet.server.protocol import ChatRequest, Message
-from motet.server.services import services_of
+from motet.server.services import Services, services_of
 
 
 class ChatFormat:
@@ -51,16 +52,32 @@ class ChatFormat:
         return choices
 
 
+@dataclass(frozen=True, slots=True)
+class RunningChat:
+    """A chat in the engine. Close its generation in any case."""
+
+    params: ChatRequest
+    generation: Generation
+    form: AnswerFormat
+
+
 async def create_chat_completion(request: Request) -> Response:
     """Answer the last message of a conversation."""
+    chat = await start_chat(request, await read_json_object(request))
+    return await answer(request, chat.params, chat.generation, chat.form)
+
+
+async def start_chat(request: Request, body: Mapping[str, Any]) -> RunningChat:
+    """Check a chat's body and hand the chat to the engine.
+
+    Raises:
+        MotetError: the body is at fault, the model cannot be had, or the client left.
+    """
     services = services_of(request)
-    body = drop_idle_chat_parameters(await read_json_object(request))
-    params = parse(ChatRequest, body)
+    params = parse_chat(body)
     context = context_of(request.scope)
     model = await find_model(request, services, params)
-    messages = [_for_template(message) for message in params.messages]
-    # In a thread, for a long conversation must not hold up everybody's tokens.
-    prompt = await asyncio.to_thread(services.tokenizer.encode_chat, messages)
+    prompt = await encode_messages(services, params)
     await wait_for_adapter(request, services, model)
     generation = start_generation(
         services,
@@ -72,7 +89,19 @@ async def create_chat_completion(request: Request) -> Response:
         default_max_tokens=None,
         prompt_param="messages",
     )
-    return await answer(request, params, generation, ChatFormat())
+    return RunningChat(params, generation, ChatFormat())
+
+
+def parse_chat(body: Mapping[str, Any]) -> ChatRequest:
+    """A chat's body, checked. Raises MotetError (400)."""
+    return parse(ChatRequest, drop_idle_chat_parameters(body))
+
+
+async def encode_messages(services: Services, params: ChatRequest) -> list[int]:
+    """Token ids of the prompt that asks for the next message. Raises MotetError (400)."""
+    messages = [_for_template(message) for message in params.messages]
+    # In a thread, for a long conversation must not hold up everybody's tokens.
+    return await asyncio.to_thread(services.tokenizer.encode_chat, messages)
 
 
 def _for_template(message: Message) -> dict[str, str]:

@@ -54,6 +54,7 @@ class ServeConfig:
         max_queue_time_s: from a request's arrival to its first token at most.
         drain_timeout_s: how long running requests may go on after SIGTERM.
         max_body_bytes: larger requests are refused.
+        sse_keep_alive_s: how long a stream may be silent before a comment is sent; None for ever.
 
     Raises:
         ConfigError: an address that others can reach without any key, an impossible port, or
@@ -78,6 +79,7 @@ class ServeConfig:
     max_queue_time_s: float = 600.0
     drain_timeout_s: int = 30
     max_body_bytes: int = 4 << 20
+    sse_keep_alive_s: float | None = 15.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -105,7 +105,7 @@ def _expectation(detail: ErrorDetails) -> str:
     message = detail["msg"].replace(" after validation", "")
     for subject in ("Input ", "List ", "String "):
         message = message.removeprefix(subject)
-    return message.removesuffix(" or instance of Message")
+    return message.partition(" or instance of ")[0]
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

@@ -194,6 +194,15 @@ def serve(
             rich_help_panel=_HTTP,
         ),
     ] = 30,
+    sse_keep_alive: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="How long a stream may be silent before a comment is sent; 0 is for ever.",
+            metavar="SECONDS",
+            rich_help_panel=_HTTP,
+        ),
+    ] = 15,
     pool_memory: Annotated[
         str | None,
         typer.Option(
@@ -335,6 +344,7 @@ def serve(
             max_request_time_s=max_request_time,
             share_prefix_cache=share_prefix_cache,
             drain_timeout_s=drain_timeout,
+            sse_keep_alive_s=sse_keep_alive or None,
         )
         from motet.server.run import run
 

@@ -16,6 +16,7 @@ from tokenizers.decoders import DecodeStream
 
 from motet.core.errors import ModelError
 from motet.server.chat_template import ChatTemplate, no_chat_template
+from motet.server.tokenizer_info import tokenizer_info
 
 # The names that templates may use, as in transformers.
 _SPECIAL_TOKENS = (
@@ -30,14 +31,23 @@ _SPECIAL_TOKENS = (
 
 
 class TextTokenizer:
-    """The tokenizer of one model. Thread-safe: nothing changes after construction."""
+    """The tokenizer of one model. Thread-safe: nothing changes after construction.
+
+    Attributes:
+        info: what a client needs to tokenize alike, as JSON.
+    """
 
     def __init__(
-        self, tokenizer: Tokenizer, chat_template: ChatTemplate | None, eos_token_ids: Sequence[int]
+        self,
+        tokenizer: Tokenizer,
+        chat_template: ChatTemplate | None,
+        eos_token_ids: Sequence[int],
+        info: Mapping[str, Any],
     ) -> None:
         self._tokenizer = tokenizer
         self._chat_template = chat_template
         self.eos_token_ids = tuple(eos_token_ids)
+        self.info = info
 
     @classmethod
     def from_dir(cls, model_dir: Path) -> TextTokenizer:
@@ -65,15 +75,16 @@ class TextTokenizer:
             tokenizer,
             None if source is None else ChatTemplate(source, special_tokens),
             _eos_token_ids(model_dir, tokenizer, special_tokens),
+            tokenizer_info(config, special_tokens, source, tokenizer),
         )
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the special tokens that tokenizer.json adds.
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a prompt, by default with the special tokens that tokenizer.json adds.
 
         `add_bos_token` in tokenizer_config.json is for tokenizers without that file; transformers
         ignores it here too.
         """
-        return self._encode(text, add_special_tokens=True)
+        return self._encode(text, add_special_tokens=add_special_tokens)
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Token ids of the prompt that asks for the next message. Raises MotetError (400)."""
@@ -90,10 +101,17 @@ class TextTokenizer:
         ids: list[int] = encoding.ids
         return ids
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids, without special tokens."""
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return text
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of token ids, by default without special tokens."""
+        # A batch of one does not keep Python's lock either.
+        (text,) = self._tokenizer.decode_batch(
+            [list(token_ids)], skip_special_tokens=skip_special_tokens
+        )
+        return str(text)
+
+    def token_strings(self, token_ids: Sequence[int]) -> list[str]:
+        """Each token as it is written in the vocabulary; empty for an id that has no token."""
+        return [self._tokenizer.id_to_token(token_id) or "" for token_id in token_ids]
 
     def decoder(self) -> IncrementalDecoder:
         """A decoder for one answer."""
