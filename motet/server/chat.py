@@ -85,7 +85,12 @@ class ChatFormat:
         if not self._params.logprobs:
             return None
         tokens = [token for delta in deltas for token in delta.tokens]
-        return chat_logprobs(tokens, self._params.top_logprobs, self._pieces)
+        return chat_logprobs(
+            tokens,
+            self._params.top_logprobs,
+            self._pieces,
+            skip_special_tokens=self._params.skip_special_tokens,
+        )
 
     def _token_ids(self, deltas: Sequence[Delta]) -> dict[str, Any]:
         return {"token_ids": token_ids_of(deltas)} if self._params.return_token_ids else {}

@@ -21,8 +21,28 @@ from motet.server.token_pieces import TokenPieces, printable
 Json = dict[str, Any]
 
 
-def chat_logprobs(tokens: Iterable[ShownToken], num_top: int, pieces: TokenPieces) -> Json:
-    """`choices[].logprobs` of a chat: each token with the `num_top` likeliest in its place."""
+def chat_logprobs(
+    tokens: Iterable[ShownToken],
+    num_top: int,
+    pieces: TokenPieces,
+    *,
+    skip_special_tokens: bool,
+) -> Json:
+    """`choices[].logprobs` of a chat: each token with the `num_top` likeliest in its place.
+
+    Args:
+        skip_special_tokens: the text leaves special tokens out, so they have no `bytes` in it.
+    """
+
+    def told(token_id: int, logprob: float) -> Json:
+        piece = pieces.of(token_id)
+        has_bytes = not (skip_special_tokens and token_id in pieces.special_ids)
+        return {
+            "token": printable(piece),
+            "logprob": logprob,
+            "bytes": list(piece) if has_bytes else None,
+        }
+
     content = []
     for token in tokens:
         if (logprobs := token.logprobs) is None:
@@ -30,16 +50,11 @@ def chat_logprobs(tokens: Iterable[ShownToken], num_top: int, pieces: TokenPiece
         top = zip(logprobs.top_token_ids[:num_top], logprobs.top_logprobs, strict=False)
         content.append(
             {
-                **_chat_token(token.token_id, logprobs.logprob, pieces),
-                "top_logprobs": [_chat_token(*each, pieces) for each in top],
+                **told(token.token_id, logprobs.logprob),
+                "top_logprobs": [told(*each) for each in top],
             }
         )
     return {"content": content, "refusal": None}
-
-
-def _chat_token(token_id: int, logprob: float, pieces: TokenPieces) -> Json:
-    piece = pieces.of(token_id)
-    return {"token": printable(piece), "logprob": logprob, "bytes": list(piece)}
 
 
 @dataclass(slots=True)

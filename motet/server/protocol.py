@@ -302,14 +302,6 @@ class ChatRequest(GenerationParameters):
             )
         return self
 
-    @property
-    def num_logprobs(self) -> int | None:
-        return self.top_logprobs if self.logprobs else None
-
-    @property
-    def tells_tokens(self) -> bool:
-        return self.return_token_ids or self.logprobs
-
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
@@ -320,6 +312,14 @@ class ChatRequest(GenerationParameters):
                 {"param": "max_completion_tokens"},
             )
         return self
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.top_logprobs if self.logprobs else None
+
+    @property
+    def tells_tokens(self) -> bool:
+        return self.return_token_ids or self.logprobs
 
 
 ALL_PARAMETERS = frozenset(CompletionRequest.model_fields) | frozenset(ChatRequest.model_fields)

@@ -24,14 +24,16 @@ class TokenPieces:
     decoder says how they are written: in GPT-2's alphabet of bytes (byte-level BPE), or with a
     mark for spaces and `<0xE2>` for bytes that are no token of their own (SentencePiece). Where
     it says neither, a token's bytes are those of its text when it is decoded alone.
+
+    Attributes:
+        special_ids: tokens that texts usually leave out.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._added = {
-            token_id: token.content.encode()
-            for token_id, token in tokenizer.get_added_tokens_decoder().items()
-        }
+        added = tokenizer.get_added_tokens_decoder()
+        self._added = {token_id: token.content.encode() for token_id, token in added.items()}
+        self.special_ids = frozenset(each for each, token in added.items() if token.special)
         decoders = list(_decoders(tokenizer))
         kinds = {each["type"] for each in decoders}
         self._is_byte_level = "ByteLevel" in kinds

@@ -263,10 +263,18 @@ def test_a_chat_tells_each_token(server: RunningServer, tokenizer: TextTokenizer
         assert set(token) == {"token", "logprob", "bytes", "top_logprobs"}
         assert [set(each) for each in token["top_logprobs"]] == [{"token", "logprob", "bytes"}] * 2
     # The first token of the prompt is special: it has no text in the answer, but a name.
-    assert content[0]["token"] == "<bos>"
-    text = b"".join(bytes(each["bytes"]) for each in content[1:])
+    assert (content[0]["token"], content[0]["bytes"]) == ("<bos>", None)
+    text = b"".join(bytes(each["bytes"] or []) for each in content)
     assert text.decode() == answer["choices"][0]["message"]["content"]
     assert [each["token"] for each in content[7:10]] == ["\\xe2", "\\x82", "\\xac"]
+
+
+def test_special_tokens_have_bytes_where_they_have_text(server: RunningServer) -> None:
+    body = {"model": BASE, "messages": [USER], "max_tokens": 2, "logprobs": True}
+    answer = server.post("/v1/chat/completions", {**body, "skip_special_tokens": False}).json()
+    [choice] = answer["choices"]
+    text = b"".join(bytes(each["bytes"]) for each in choice["logprobs"]["content"])
+    assert text.decode() == choice["message"]["content"] == "<bos>u"
 
 
 def test_a_chat_may_tell_none_of_the_likeliest(server: RunningServer) -> None:
