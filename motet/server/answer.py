@@ -65,9 +65,10 @@ async def answer(
     frame = {"id": f"{form.id_prefix}-{generation.id}", "created": int(time.time())}
     try:
         if not params.stream:
-            return await unless_client_leaves(
+            body = await unless_client_leaves(
                 request.receive, _whole(params, generation, form, frame)
             )
+            return Response(orjson.dumps(body), media_type="application/json")
         deltas = generation.deltas()
         first = await unless_client_leaves(request.receive, _next(deltas))
     except BaseException:
@@ -82,32 +83,28 @@ async def _next(deltas: AsyncIterator[Delta]) -> Delta:
 
 async def _whole(
     params: GenerationParameters, generation: Generation, form: AnswerFormat, frame: Json
-) -> Response:
+) -> Json:
     choices: list[list[Delta]] = [[] for _ in range(generation.num_choices)]
     async for delta in generation.deltas():
         choices[delta.choice].append(delta)
     generation.close()
     best = [choices[place] for place in generation.best(params.n)]
-    head = {**frame, "object": form.whole_object, "model": params.model}
     usage = generation.usage.as_json()
-    if params.num_prompt_logprobs is None:
-        body = _whole_body(form, head, best, usage)
-    else:  # in a thread, for it may be long, and must not hold up everybody's tokens
-        body = await asyncio.to_thread(_whole_body, form, head, best, usage)
-    return Response(body, media_type="application/json")
 
-
-def _whole_body(
-    form: AnswerFormat, head: Json, choices: Sequence[Sequence[Delta]], usage: Json
-) -> bytes:
-    return orjson.dumps(
-        {
-            **head,
-            "choices": [form.whole_choice(index, deltas) for index, deltas in enumerate(choices)],
+    def body() -> Json:
+        return {
+            **frame,
+            "object": form.whole_object,
+            "model": params.model,
+            "choices": [form.whole_choice(index, deltas) for index, deltas in enumerate(best)],
             "usage": usage,
-            **form.whole_fields(choices[0]),
+            **form.whole_fields(best[0]),
         }
-    )
+
+    if params.num_prompt_logprobs is None:
+        return body()
+    # In a thread, for a prompt may be long, and must not hold up everybody's tokens.
+    return await asyncio.to_thread(body)
 
 
 async def _events(

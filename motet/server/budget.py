@@ -13,7 +13,7 @@ from motet.server.protocol import GenerationParameters
 
 MAX_SEQUENCES = 128
 MAX_TOTAL_TOKENS = 1 << 20
-MAX_PROMPT_LOGPROBS = 1 << 20
+MAX_PROMPT_LOGPROBS = 1 << 18  # some 15 MB of JSON, which is written in one go
 
 
 def require_within_budget(

@@ -7,17 +7,18 @@ Does not know: how text is generated, nor the model's chat template.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.answer import answer
+from motet.server.answer import AnswerFormat, answer
 from motet.server.chat_template import ChatOptions
 from motet.server.choice import Delta, token_ids_of
 from motet.server.context import context_of
-from motet.server.generate import find_model, start_generation, wait_for_adapter
+from motet.server.generate import Generation, find_model, start_generation, wait_for_adapter
 from motet.server.logprobs_json import chat_logprobs, prompt_logprobs
 from motet.server.parameters import (
     drop_idle_chat_parameters,
@@ -27,7 +28,7 @@ from motet.server.parameters import (
 )
 from motet.server.parsing import parse, read_json_object
 from motet.server.protocol import ALL_PARAMETERS, ChatRequest, Message
-from motet.server.services import services_of
+from motet.server.services import Services, services_of
 from motet.server.tokenizer import TextTokenizer
 
 
@@ -96,19 +97,37 @@ class ChatFormat:
         return {"token_ids": token_ids_of(deltas)} if self._params.return_token_ids else {}
 
 
+@dataclass(frozen=True, slots=True)
+class RunningChat:
+    """A chat in the engine. Close its generation in any case."""
+
+    params: ChatRequest
+    generation: Generation
+    form: AnswerFormat
+
+
 async def create_chat_completion(request: Request) -> Response:
     """Answer the last message of a conversation."""
-    services = services_of(request)
     body = await read_json_object(request)
-    ignored = ignored_parameters(
-        body, ALL_PARAMETERS, is_lenient=services.config.lenient_parameters
-    )
-    params = parse(ChatRequest, drop_idle_chat_parameters(without(body, ignored)))
+    is_lenient = services_of(request).config.lenient_parameters
+    ignored = ignored_parameters(body, ALL_PARAMETERS, is_lenient=is_lenient)
+    chat = await start_chat(request, without(body, ignored))
+    response = await answer(request, chat.params, chat.generation, chat.form)
+    tell_ignored(response, ignored)
+    return response
+
+
+async def start_chat(request: Request, body: Mapping[str, Any]) -> RunningChat:
+    """Check a chat's body and hand the chat to the engine.
+
+    Raises:
+        MotetError: the body is at fault, the model cannot be had, or the client left.
+    """
+    services = services_of(request)
+    params = parse_chat(body)
     context = context_of(request.scope)
     model = await find_model(request, services, params)
-    messages = [_for_template(message) for message in params.messages]
-    # In a thread, for a long conversation must not hold up everybody's tokens.
-    prompt = await asyncio.to_thread(services.tokenizer.encode_chat, messages, chat_options(params))
+    prompt = await encode_messages(services, params)
     await wait_for_adapter(request, services, model)
     generation = start_generation(
         services,
@@ -120,10 +139,19 @@ async def create_chat_completion(request: Request) -> Response:
         default_max_tokens=None,
         prompt_param="messages",
     )
-    form = ChatFormat(params, prompt, services.tokenizer)
-    response = await answer(request, params, generation, form)
-    tell_ignored(response, ignored)
-    return response
+    return RunningChat(params, generation, ChatFormat(params, prompt, services.tokenizer))
+
+
+def parse_chat(body: Mapping[str, Any]) -> ChatRequest:
+    """A chat's body, checked. Raises MotetError (400)."""
+    return parse(ChatRequest, drop_idle_chat_parameters(body))
+
+
+async def encode_messages(services: Services, params: ChatRequest) -> list[int]:
+    """Token ids of the prompt that the conversation becomes. Raises MotetError (400)."""
+    messages = [_for_template(message) for message in params.messages]
+    # In a thread, for a long conversation must not hold up everybody's tokens.
+    return await asyncio.to_thread(services.tokenizer.encode_chat, messages, chat_options(params))
 
 
 def chat_options(params: ChatRequest) -> ChatOptions:

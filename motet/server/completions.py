@@ -115,9 +115,8 @@ async def create_completion(request: Request) -> Response:
     """Complete one or more prompts, given as text or as token ids."""
     services = services_of(request)
     body = await read_json_object(request)
-    ignored = ignored_parameters(
-        body, ALL_PARAMETERS, is_lenient=services.config.lenient_parameters
-    )
+    is_lenient = services.config.lenient_parameters
+    ignored = ignored_parameters(body, ALL_PARAMETERS, is_lenient=is_lenient)
     params = parse(CompletionRequest, drop_idle_completion_parameters(without(body, ignored)))
     context = context_of(request.scope)
     model = await find_model(request, services, params)

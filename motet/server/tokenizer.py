@@ -74,7 +74,7 @@ class TextTokenizer:
         )
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a prompt, with the special tokens that tokenizer.json adds.
+        """Token ids of a prompt, by default with the special tokens that tokenizer.json adds.
 
         `add_bos_token` in tokenizer_config.json is for tokenizers without that file; transformers
         ignores it here too.
@@ -99,9 +99,12 @@ class TextTokenizer:
         return ids
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of token ids, without special tokens unless they are asked for."""
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
-        return text
+        """The text of token ids, by default without special tokens."""
+        # A batch of one does not keep Python's lock either.
+        (text,) = self._tokenizer.decode_batch(
+            [list(token_ids)], skip_special_tokens=skip_special_tokens
+        )
+        return str(text)
 
     def decoder(self, *, skip_special_tokens: bool = True) -> IncrementalDecoder:
         """A decoder for one answer."""
