@@ -122,7 +122,7 @@ class ChatTemplate:
         """
         *earlier, last = messages
         mark = f"<{secrets.token_hex(16)}> "
-        marked = [*earlier, {**last, "content": f"{last['content']}{mark}"}]
+        marked = [*earlier, {**last, "content": (last.get("content") or "") + mark}]
         before, found, after = self._render(marked, options).rpartition(mark.rstrip())
         if not found:
             raise bad_request(
