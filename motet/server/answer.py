@@ -35,6 +35,14 @@ class AnswerFormat(Protocol):
         """A choice of an answer that is sent as a whole, from all that there is of it."""
         ...
 
+    def whole_fields(self, deltas: Sequence[Delta]) -> Json:
+        """What the answer says beside its choices, from all that there is of the first one."""
+        ...
+
+    def first_chunk_fields(self) -> Json:
+        """What the first chunk says beside its choices."""
+        ...
+
     def first_chunk_choices(self, num_choices: int) -> list[Json]:
         """Choices of the chunks that come before any text."""
         ...
@@ -117,13 +125,23 @@ async def _whole(
     choices: list[list[Delta]] = [[] for _ in range(generation.num_choices)]
     async for delta in generation.deltas():
         choices[delta.choice].append(delta)
-    return {
-        **frame,
-        "object": form.whole_object,
-        "model": params.model,
-        "choices": [form.whole_choice(index, deltas) for index, deltas in enumerate(choices)],
-        "usage": generation.usage.as_json(),
-    }
+    best = [choices[place] for place in generation.best(params.n)]
+    usage = generation.usage.as_json()
+
+    def body() -> Json:
+        return {
+            **frame,
+            "object": form.whole_object,
+            "model": params.model,
+            "choices": [form.whole_choice(index, deltas) for index, deltas in enumerate(best)],
+            "usage": usage,
+            **form.whole_fields(best[0]),
+        }
+
+    if params.num_prompt_logprobs is None:
+        return body()
+    # In a thread, for a prompt may be long, and must not hold up everybody's tokens.
+    return await asyncio.to_thread(body)
 
 
 async def _events(
@@ -134,18 +152,32 @@ async def _events(
     first: asyncio.Task[Delta],
     rest: AsyncIterator[Delta],
 ) -> AsyncIterator[Json]:
-    def chunk(choices: list[Json], usage: Json | None) -> Json:
-        body = {**frame, "object": form.chunk_object, "model": params.model, "choices": choices}
+    head = {**frame, "object": form.chunk_object, "model": params.model}
+
+    def chunk(choices: list[Json]) -> Json:
+        if params.continuous_usage:
+            return {**head, "choices": choices, "usage": generation.usage.as_json()}
         # With include_usage the key is in every chunk, null except in the last.
-        return {**body, "usage": usage} if params.include_usage else body
+        usage = {"usage": None} if params.include_usage else {}
+        return {**head, "choices": choices, **usage}
 
     first_delta = await first
+    fields = form.first_chunk_fields()  # they go with whichever chunk is the first
     for choice in form.first_chunk_choices(generation.num_choices):
-        yield chunk([choice], None)
-    for choice in form.chunk_choices(first_delta):
-        yield chunk([choice], None)
+        yield {**chunk([choice]), **fields}
+        fields = {}
+    for choice in await _chunk_choices(form, first_delta):
+        yield {**chunk([choice]), **fields}
+        fields = {}
     async for delta in rest:
-        for choice in form.chunk_choices(delta):
-            yield chunk([choice], None)
+        for choice in await _chunk_choices(form, delta):
+            yield chunk([choice])
     if params.include_usage:
-        yield chunk([], generation.usage.as_json())
+        yield {**head, "choices": [], "usage": generation.usage.as_json()}
+
+
+async def _chunk_choices(form: AnswerFormat, delta: Delta) -> list[Json]:
+    if delta.prompt_logprobs is None:
+        return form.chunk_choices(delta)
+    # In a thread, for a prompt may be long, and must not hold up everybody's tokens.
+    return await asyncio.to_thread(form.chunk_choices, delta)

@@ -52,6 +52,7 @@ class ServeConfig:
         max_queued: sequences that may wait for their first token at a time; None is four batches.
         max_request_time_s: from a request's arrival to its end at most.
         max_queue_time_s: from a request's arrival to its first token at most.
+        lenient_parameters: unknown request parameters are ignored, rather than refused.
         drain_timeout_s: how long running requests may go on after SIGTERM.
         max_body_bytes: larger requests are refused.
         sse_keep_alive_s: how long a stream may be silent before a comment is sent; None for ever.
@@ -77,6 +78,7 @@ class ServeConfig:
     max_queued: int | None = None
     max_request_time_s: float = 3600.0
     max_queue_time_s: float = 600.0
+    lenient_parameters: bool = False
     drain_timeout_s: int = 30
     max_body_bytes: int = 4 << 20
     sse_keep_alive_s: float | None = 15.0

@@ -24,6 +24,9 @@ from motet.server.replies import ClientLeftError
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
+# Names of unknown fields are the client's; an error does not repeat any length of them.
+_MAX_PARAM_CHARS = 128
+
 
 def require_json(request: Request) -> None:
     """Raises MotetError (415) unless the body, if there is one, is declared to be JSON."""
@@ -94,7 +97,8 @@ def _as_motet_error(detail: ErrorDetails, model: type[BaseModel]) -> MotetError:
                 f"Missing required parameter: '{param}'.", param, code="missing_required_parameter"
             )
         case kind:
-            code = "invalid_type" if kind.endswith("_type") else "invalid_value"
+            usual = "invalid_type" if kind.endswith("_type") else "invalid_value"
+            code = context.get("code", usual)
             # A whole body is no help in a message about one of its fields.
             got = "" if "param" in context else f"; got {_shortened(detail['input'])}"
             return bad_request(f"'{param}' {_expectation(detail)}{got}.", param, code=code)
@@ -118,7 +122,7 @@ def _dotted(location: tuple[int | str, ...]) -> str:
             continue
         else:
             text += f".{part}" if text else part
-    return text
+    return text[:_MAX_PARAM_CHARS]
 
 
 def _shortened(value: Any) -> str:

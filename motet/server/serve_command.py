@@ -185,6 +185,15 @@ def serve(
             rich_help_panel=_LIMITS,
         ),
     ] = 3600.0,
+    lenient_params: Annotated[
+        bool,
+        typer.Option(
+            "--lenient-params",
+            help="Ignore request parameters that nobody knows, rather than refuse them; the header "
+            "x-ignored-params names them. What would change the answer is still refused.",
+            rich_help_panel=_HTTP,
+        ),
+    ] = False,
     drain_timeout: Annotated[
         int,
         typer.Option(
@@ -343,6 +352,7 @@ def serve(
             max_queue_time_s=max_queue_time,
             max_request_time_s=max_request_time,
             share_prefix_cache=share_prefix_cache,
+            lenient_parameters=lenient_params,
             drain_timeout_s=drain_timeout,
             sse_keep_alive_s=sse_keep_alive or None,
         )
