@@ -21,6 +21,7 @@ from motet.server.config import ServeConfig
 from motet.server.context import context_of
 from motet.server.engine_client import EngineClient
 from motet.server.errors import error_response, internal_error
+from motet.server.grammar_service import GrammarService
 from motet.server.metrics import Metrics
 from motet.server.middleware import BodyLimitMiddleware, ObserveMiddleware
 from motet.server.registry import AdapterRegistry
@@ -51,9 +52,10 @@ def create_app(
     client: EngineClient,
     registry: AdapterRegistry,
     tokenizer: TextTokenizer,
+    grammars: GrammarService,
 ) -> ASGIApp:
     """The application over a started engine. It keeps no state outside its arguments."""
-    services = Services(config, client, registry, tokenizer, Metrics())
+    services = Services(config, client, registry, tokenizer, grammars, Metrics())
     app = FastAPI(
         title="Motet",
         openapi_url=None,

@@ -17,6 +17,7 @@ from motet.server.answer import answer
 from motet.server.choice import Delta
 from motet.server.context import context_of
 from motet.server.generate import find_model, start_generation, wait_for_adapter
+from motet.server.grammar_service import grammar_of
 from motet.server.parameters import drop_idle_chat_parameters
 from motet.server.parsing import parse, read_json_object
 from motet.server.protocol import ChatRequest, Message
@@ -58,6 +59,7 @@ async def create_chat_completion(request: Request) -> Response:
     params = parse(ChatRequest, body)
     context = context_of(request.scope)
     model = await find_model(request, services, params)
+    grammar = await grammar_of(params, services.grammars)
     messages = [_for_template(message) for message in params.messages]
     # In a thread, for a long conversation must not hold up everybody's tokens.
     prompt = await asyncio.to_thread(services.tokenizer.encode_chat, messages)
@@ -68,6 +70,7 @@ async def create_chat_completion(request: Request) -> Response:
         model,
         [prompt],
         context=context,
+        grammar=grammar,
         max_tokens=params.max_completion_tokens or params.max_tokens,
         default_max_tokens=None,
         prompt_param="messages",

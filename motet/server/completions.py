@@ -17,6 +17,7 @@ from motet.server.answer import answer
 from motet.server.choice import Delta
 from motet.server.context import context_of
 from motet.server.generate import find_model, start_generation, wait_for_adapter
+from motet.server.grammar_service import grammar_of
 from motet.server.parameters import drop_idle_completion_parameters
 from motet.server.parsing import parse, read_json_object
 from motet.server.protocol import CompletionRequest
@@ -51,6 +52,7 @@ async def create_completion(request: Request) -> Response:
     params = parse(CompletionRequest, body)
     context = context_of(request.scope)
     model = await find_model(request, services, params)
+    grammar = await grammar_of(params, services.grammars)
     prompts = await _token_ids(services, params.prompt)
     await wait_for_adapter(request, services, model)
     generation = start_generation(
@@ -59,6 +61,7 @@ async def create_completion(request: Request) -> Response:
         model,
         prompts,
         context=context,
+        grammar=grammar,
         max_tokens=params.max_tokens,
         default_max_tokens=DEFAULT_MAX_TOKENS,
         prompt_param="prompt",

@@ -29,6 +29,7 @@ _STATUS_OF_CODE = {
     "engine_dead": 500,
     "engine_restarting": 503,
     "adapter_unavailable": 503,
+    "overloaded": 503,
 }
 
 # Codes of a request that can never succeed as it is.
@@ -45,6 +46,7 @@ _BAD_REQUEST_CODES = frozenset(
         "adapter_already_loaded",
         "adapter_too_large",
         "pins_exceed_pool",
+        "grammar_error",
     }
 )
 

@@ -33,7 +33,6 @@ _IGNORED = frozenset(
 # Real parameters that would change the answer, each with the values at which they would not.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "tools": ([],),
@@ -64,11 +63,11 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "logits_processors": ([],),
     "bad_words": ([],),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
+}
+# vLLM's old names of what does work here, and their new ones.
+_RENAMED = {
+    f"guided_{name}": f"structured_outputs.{name}"
+    for name in ("json", "regex", "choice", "grammar")
 }
 _UNSUPPORTED_IN_COMPLETIONS = {"logprobs": (), "echo": (False,), "suffix": ("",)}
 _UNSUPPORTED_IN_CHAT = {"logprobs": (False,), "echo": (False,)}
@@ -99,12 +98,18 @@ def _drop_idle(
     """Without nulls, ignored parameters, and unsupported ones at a value that does nothing.
 
     Raises:
-        MotetError: code `unsupported_parameter`, for one at any other value.
+        MotetError: code `unsupported_parameter`, for one at any other value, or an old name.
     """
     kept: dict[str, Any] = {}
     for name, value in body.items():
         if value is None or name in _IGNORED:
             continue
+        if name in _RENAMED:
+            raise bad_request(
+                f"'{name}' is an old name; use '{_RENAMED[name]}'.",
+                name,
+                code="unsupported_parameter",
+            )
         if name not in unsupported:
             kept[name] = value
         elif not any(_is_same(value, neutral) for neutral in unsupported[name]):

@@ -20,6 +20,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from motet.server.structured import ResponseFormat, StructuredOutputs
+
 MAX_PROMPTS = 64
 MAX_CHOICES = 16
 MAX_STOPS = 4
@@ -129,6 +131,8 @@ class GenerationParameters(BaseModel):
     repetition_penalty: Annotated[float, Field(le=2), AfterValidator(_positive)] = 1.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 

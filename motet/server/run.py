@@ -25,6 +25,7 @@ from motet.server.app import create_app
 from motet.server.banner import print_banner
 from motet.server.config import ServeConfig
 from motet.server.engine_client import ENGINE_COMMAND, EngineClient
+from motet.server.grammar_service import grammar_service
 from motet.server.http_protocol import BoundedHttpProtocol
 from motet.server.logs import configure_logging
 from motet.server.model_dir import EMBEDDED_MODEL_NAME, model_dir_for
@@ -90,19 +91,23 @@ async def serve(
     with _bound_socket(config) as listener:  # a taken port is noticed before a model is loaded
         model_dir = await asyncio.to_thread(model_dir_for, config.engine.model)
         name = config.engine.model_name or _default_name(config.engine.model)
+        tokenizer = await asyncio.to_thread(TextTokenizer.from_dir, model_dir)
+        eos_token_ids = tokenizer.eos_token_ids
         engine_config = msgspec.structs.replace(
-            config.engine, model=str(model_dir), model_name=name
+            config.engine, model=str(model_dir), model_name=name, eos_token_ids=eos_token_ids
         )
         directory = _adapter_directory(config)
-        tokenizer = await asyncio.to_thread(TextTokenizer.from_dir, model_dir)
         client = EngineClient(engine_config, engine_command)
         try:
             await client.start()
             registry = AdapterRegistry(client, name, config.allowed_roots, directory)
             await load_static_adapters(config, registry)
             await registry.names.name_directory()
-            app = create_app(config, client, registry, tokenizer)
-            await _serve_http(config, app, listener, client, registry, on_started)
+            vocab_size = client.info.shape.vocab_size
+            file = model_dir / "tokenizer.json"
+            async with grammar_service(file, vocab_size, eos_token_ids) as grammars:
+                app = create_app(config, client, registry, tokenizer, grammars)
+                await _serve_http(config, app, listener, client, registry, on_started)
         finally:
             await client.close()
 

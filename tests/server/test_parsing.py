@@ -156,7 +156,6 @@ def test_misspelt_parameters_are_refused_with_a_suggestion() -> None:
         ("logprobs", False, True),
         ("top_logprobs", 0, 5),
         ("logit_bias", {}, {"5": 1}),
-        ("response_format", {"type": "text"}, {"type": "json_object"}),
         ("tools", [], [{"type": "function"}]),
         ("tool_choice", "none", "required"),
         ("modalities", ["text"], ["audio"]),
