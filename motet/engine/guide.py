@@ -5,15 +5,17 @@ Does not know: the batch; what a mask does to logits (`token_mask.py`).
 """
 
 from llguidance import LLMatcher
+from llguidance.numpy import fill_next_token_bitmask
 
-from motet.engine.grammar import failure_of
+from motet.engine.grammar import Masks, failure_of
 
 
 class GrammarGuide:
     """Follows the output of one sequence along its grammar: a `scheduler.sequence.Guide`.
 
     Attributes:
-        error: why it cannot go on; None while it can.
+        error: why it cannot go on; None while it can. The sequence ends when its next token is
+            committed.
     """
 
     def __init__(self) -> None:
@@ -26,20 +28,10 @@ class GrammarGuide:
         self._matcher = matcher
         self._vocab_size = vocab_size
 
-    def fail(self, reason: str) -> None:
-        """Give up; the sequence ends when its next token is committed."""
-        self.error = reason
-
     @property
     def is_ready(self) -> bool:
         """Whether the grammar has been compiled."""
         return self._matcher is not None
-
-    @property
-    def matcher(self) -> LLMatcher:
-        """The matcher, once it is ready."""
-        assert self._matcher is not None, "its grammar has not been compiled"
-        return self._matcher
 
     @property
     def vocab_size(self) -> int:
@@ -49,9 +41,24 @@ class GrammarGuide:
     @property
     def is_over(self) -> bool:
         """Whether nothing may follow."""
-        return bool(self.matcher.is_stopped())
+        return bool(self._started().is_stopped())
+
+    def fill(self, masks: Masks, index: int) -> bool:
+        """Write the mask of the next token into one row; False if it fails."""
+        matcher = self._started()
+        fill_next_token_bitmask(matcher, masks, index)
+        if matcher.is_error():
+            self.error = failure_of(matcher)
+        elif not masks[index].any():
+            self.error = "no token of the vocabulary continues it"
+        return self.error is None
 
     def accept(self, token_id: int) -> None:
         """Follow the output by one token; does nothing after a failure."""
-        if self.error is None and not self.matcher.consume_token(token_id):
-            self.fail(failure_of(self.matcher))
+        matcher = self._started()
+        if self.error is None and not matcher.consume_token(token_id):
+            self.error = failure_of(matcher)
+
+    def _started(self) -> LLMatcher:
+        assert self._matcher is not None, "its grammar has not been compiled"
+        return self._matcher

@@ -14,7 +14,7 @@ from motet.engine.batch_arrays import BatchArrays, batch_arrays, segment_starts
 from motet.engine.decode_graphs import DecodeGraphs
 from motet.engine.last_tokens import LastTokens
 from motet.engine.sampler import SampledTokens, SamplingRow, sample
-from motet.engine.token_mask import TokenMasker
+from motet.engine.token_mask import token_mask
 from motet.engine.transfer import Download, Values, upload
 from motet.kernels.types import AttentionBatch, Kernels, LoraPairs
 from motet.memory.device_pool import DevicePool
@@ -70,7 +70,6 @@ class ModelRunner:
         self._graphs = graphs
         self._device = pool.data.device
         self._last_tokens = LastTokens(page_table.num_rows, self._device)
-        self._masker = TokenMasker(self._device)
 
     @property
     def overlaps(self) -> bool:
@@ -130,7 +129,7 @@ class ModelRunner:
         logits = self._logits(arrays)
         chunks = [chunk for chunk in arrays.chunks if chunk.samples]
         # On a GPU, masks are computed while the logits are.
-        mask = self._masker.masks(chunks)
+        mask = token_mask(chunks, self._device)
         sampled = sample(logits, _sampling_rows(chunks), mask)
         if self.overlaps:
             self._last_tokens.keep(arrays, sampled.token_ids)

@@ -1,7 +1,10 @@
 """The tokens that grammars allow next, for the rows of a step.
 
-Owns: computing the masks of a step, and taking what they forbid out of logits.
+Owns: the masks of a step, and taking what they forbid out of logits.
 Does not know: how a grammar is followed (`guide.py`), nor sampling.
+
+Masks are computed one after another: llguidance's threads were slower on two cores, where copies
+of one matcher wait for the lexer that they share, and no faster for different grammars.
 """
 
 from collections.abc import Sequence
@@ -9,16 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from llguidance import LLExecutor
-from llguidance.numpy import fill_next_token_bitmask_par
 from torch import Tensor
 
-from motet.engine.grammar import failure_of, new_masks
+from motet.engine.grammar import new_masks
 from motet.engine.guide import GrammarGuide
 from motet.engine.transfer import upload
 from motet.scheduler.sequence import ScheduledChunk
 
-_BITS = tuple(1 << bit for bit in range(8))
+# For each byte of a mask, which of its eight tokens are forbidden: bools, eight in an int64.
+_FORBIDDEN = (
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") == 0
+).view(np.int64)[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,53 +39,33 @@ class TokenMask:
 
     def apply(self, logits: Tensor) -> None:
         """Set what is not allowed to -inf, in place: logits [num_rows, vocab_size]."""
-        bits = upload(_BITS, torch.uint8, logits.device)
-        is_allowed = (self.allowed.unsqueeze(2) & bits).view(len(self.rows), -1)
-        forbidden = is_allowed[:, : logits.shape[1]] == 0
+        table = upload(_FORBIDDEN, torch.int64, logits.device)
+        forbidden = table[self.allowed.long()].view(torch.bool)[:, : logits.shape[1]]
         masked = logits.index_select(0, self.rows).masked_fill_(forbidden, -torch.inf)
         logits.index_copy_(0, self.rows, masked)
 
 
-class TokenMasker:
-    """Computes masks, those of one step beside each other.
+def token_mask(chunks: Sequence[ScheduledChunk], device: torch.device) -> TokenMask | None:
+    """The mask of a step's rows; None if none has a grammar.
+
+    A row whose guide fails here is left free: its sequence ends when the step is committed.
 
     Args:
+        chunks: those that a token follows from; a row of logits for each.
         device: where the logits are.
     """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._executor: LLExecutor | None = None  # with threads, so only once there is a use
-
-    def masks(self, chunks: Sequence[ScheduledChunk]) -> TokenMask | None:
-        """The mask of a step's rows; None if none has a grammar.
-
-        A guide that fails here has its row left free, and its sequence ends at the commit.
-
-        Args:
-            chunks: those that a token follows from; a row of logits for each.
-        """
-        guides = _guides(chunks)
-        if not guides:
-            return None
-        if self._executor is None:
-            self._executor = LLExecutor(torch.get_num_threads())
-        masks = new_masks(len(guides), max(guide.vocab_size for guide in guides.values()))
-        matchers = [(guide.matcher, index) for index, guide in enumerate(guides.values())]
-        fill_next_token_bitmask_par(self._executor, matchers, masks)
-        for guide, mask in zip(guides.values(), masks, strict=True):
-            if guide.matcher.is_error():
-                guide.fail(failure_of(guide.matcher))
-            elif not mask.any():
-                guide.fail("no token of the vocabulary continues it")
-        kept = [index for index, guide in enumerate(guides.values()) if guide.error is None]
-        if not kept:
-            return None
-        rows = [row for row, guide in guides.items() if guide.error is None]
-        return TokenMask(
-            upload(rows, torch.int64, self._device),
-            upload(masks[kept].view(np.uint8), torch.uint8, self._device),
-        )
+    guides = _guides(chunks)
+    if not guides:
+        return None
+    masks = new_masks(len(guides), max(guide.vocab_size for guide in guides.values()))
+    kept = [
+        (row, index)
+        for index, (row, guide) in enumerate(guides.items())
+        if guide.fill(masks, index)
+    ]
+    rows = [row for row, _ in kept]
+    allowed = masks[[index for _, index in kept]].view(np.uint8)
+    return TokenMask(upload(rows, torch.int64, device), upload(allowed, torch.uint8, device))
 
 
 def _guides(chunks: Sequence[ScheduledChunk]) -> dict[int, GrammarGuide]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher
 
 from motet.core.messages import AbortRequest
-from motet.engine import token_mask
+from motet.engine import guide
 from motet.engine.runner import ModelRunner
 from tests.engine.grammar_world import World, json_grammar, write_adapter, write_model
 
@@ -238,7 +238,7 @@ def test_a_grammar_that_becomes_too_complex_ends_its_own_request(world: World) -
 def test_no_token_possible_ends_its_own_request(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_mask, "fill_next_token_bitmask_par", lambda *_: None)
+    monkeypatch.setattr(guide, "fill_next_token_bitmask", lambda *_: None)
     answers = world.generate(
         world.request("a", regex_grammar(REGEX)), world.request("free", max_tokens=10)
     )
