@@ -24,7 +24,7 @@ from motet.engine.grammar import GrammarError, compile_grammar, load_tokenizer
 
 # Less than the engine's threads have: what is deeply nested ends this process, and not the engine.
 _STACK_BYTES = 1 << 20
-_MAX_MEMORY_BYTES = 4 << 30
+_MAX_MEMORY_BYTES = 2 << 30
 # Whoever started this kills it sooner, if it still can.
 _LAST_RESORT_S = 20
 # Steps of the engine come first.
@@ -53,13 +53,18 @@ def grammar_text(kind: str, text: str) -> str:
         case "regex":
             grammar = LLMatcher.grammar_from_regex(text)
         case "choice":
-            options = " | ".join(json.dumps(each, ensure_ascii=False) for each in json.loads(text))
+            options = " | ".join(_lark_string(each) for each in json.loads(text))
             grammar = LLMatcher.grammar_from_lark(f"start: {options}")
         case "grammar":
             grammar = grammar_from("gbnf", text)  # or Lark, as it looks
         case _:
             raise ValueError(f"unknown kind of constraint: {kind}")
     return str(grammar)
+
+
+def _lark_string(text: str) -> str:
+    # JSON's form, but for one control character that JSON does not escape and Lark does not take.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def check(tokenizer: LLTokenizer, kind: str, text: str) -> dict[str, str]:
