@@ -19,10 +19,9 @@ from motet.engine.guide import GrammarGuide
 from motet.engine.transfer import upload
 from motet.scheduler.sequence import ScheduledChunk
 
-# For each byte of a mask, which of its eight tokens are forbidden: bools, eight in an int64.
-_FORBIDDEN = (
-    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") == 0
-).view(np.int64)[:, 0]
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+# What each byte of a mask adds to the logits of its eight tokens: float32 [256, 8].
+_BIASES = np.where(_BITS == 1, np.float32(0), np.float32(-np.inf))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +38,9 @@ class TokenMask:
 
     def apply(self, logits: Tensor) -> None:
         """Set what is not allowed to -inf, in place: logits [num_rows, vocab_size]."""
-        table = upload(_FORBIDDEN, torch.int64, logits.device)
-        forbidden = table[self.allowed.long()].view(torch.bool)[:, : logits.shape[1]]
-        masked = logits.index_select(0, self.rows).masked_fill_(forbidden, -torch.inf)
-        logits.index_copy_(0, self.rows, masked)
+        # Added, for a masked fill is several times slower on a CPU.
+        biases = upload(_BIASES, logits.dtype, logits.device)[self.allowed.long()].flatten(1)
+        logits.index_add_(0, self.rows, biases[:, : logits.shape[1]])
 
 
 def token_mask(chunks: Sequence[ScheduledChunk], device: torch.device) -> TokenMask | None:
