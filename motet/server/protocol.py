@@ -28,6 +28,7 @@ from motet.server.field_types import (
     TemplateKwargs,
     User,
 )
+from motet.server.structured import ResponseFormat, StructuredOutputs
 
 MAX_PROMPTS = 64
 MAX_CHOICES = 16
@@ -148,6 +149,8 @@ class GenerationParameters(BaseModel):
     priority: Priority = 0
     cache_salt: CacheSalt | None = None
     user: User | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 
