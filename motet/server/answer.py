@@ -6,6 +6,7 @@ Does not know: the JSON of either endpoint (`completions.py` and `chat.py` each 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
@@ -31,6 +32,14 @@ class AnswerFormat(Protocol):
 
     def whole_choice(self, index: int, deltas: Sequence[Delta]) -> Json:
         """A choice of an answer that is sent as a whole, from all that there is of it."""
+        ...
+
+    def whole_fields(self, deltas: Sequence[Delta]) -> Json:
+        """What the answer says beside its choices, from all that there is of the first one."""
+        ...
+
+    def first_chunk_fields(self) -> Json:
+        """What the first chunk says beside its choices."""
         ...
 
     def first_chunk_choices(self, num_choices: int) -> list[Json]:
@@ -78,14 +87,27 @@ async def _whole(
     async for delta in generation.deltas():
         choices[delta.choice].append(delta)
     generation.close()
-    body = {
-        **frame,
-        "object": form.whole_object,
-        "model": params.model,
-        "choices": [form.whole_choice(index, deltas) for index, deltas in enumerate(choices)],
-        "usage": generation.usage.as_json(),
-    }
-    return Response(orjson.dumps(body), media_type="application/json")
+    best = [choices[place] for place in generation.best(params.n)]
+    head = {**frame, "object": form.whole_object, "model": params.model}
+    usage = generation.usage.as_json()
+    if params.num_prompt_logprobs is None:
+        body = _whole_body(form, head, best, usage)
+    else:  # in a thread, for it may be long, and must not hold up everybody's tokens
+        body = await asyncio.to_thread(_whole_body, form, head, best, usage)
+    return Response(body, media_type="application/json")
+
+
+def _whole_body(
+    form: AnswerFormat, head: Json, choices: Sequence[Sequence[Delta]], usage: Json
+) -> bytes:
+    return orjson.dumps(
+        {
+            **head,
+            "choices": [form.whole_choice(index, deltas) for index, deltas in enumerate(choices)],
+            "usage": usage,
+            **form.whole_fields(choices[0]),
+        }
+    )
 
 
 async def _events(
@@ -96,17 +118,31 @@ async def _events(
     first: Delta,
     rest: AsyncIterator[Delta],
 ) -> AsyncIterator[Json]:
-    def chunk(choices: list[Json], usage: Json | None) -> Json:
-        body = {**frame, "object": form.chunk_object, "model": params.model, "choices": choices}
-        # With include_usage the key is in every chunk, null except in the last.
-        return {**body, "usage": usage} if params.include_usage else body
+    head = {**frame, "object": form.chunk_object, "model": params.model}
 
+    def chunk(choices: list[Json]) -> Json:
+        if params.continuous_usage:
+            return {**head, "choices": choices, "usage": generation.usage.as_json()}
+        # With include_usage the key is in every chunk, null except in the last.
+        usage = {"usage": None} if params.include_usage else {}
+        return {**head, "choices": choices, **usage}
+
+    fields = form.first_chunk_fields()  # they go with whichever chunk is the first
     for choice in form.first_chunk_choices(generation.num_choices):
-        yield chunk([choice], None)
-    for choice in form.chunk_choices(first):
-        yield chunk([choice], None)
+        yield {**chunk([choice]), **fields}
+        fields = {}
+    for choice in await _chunk_choices(form, first):
+        yield {**chunk([choice]), **fields}
+        fields = {}
     async for delta in rest:
-        for choice in form.chunk_choices(delta):
-            yield chunk([choice], None)
+        for choice in await _chunk_choices(form, delta):
+            yield chunk([choice])
     if params.include_usage:
-        yield chunk([], generation.usage.as_json())
+        yield {**head, "choices": [], "usage": generation.usage.as_json()}
+
+
+async def _chunk_choices(form: AnswerFormat, delta: Delta) -> list[Json]:
+    if delta.prompt_logprobs is None:
+        return form.chunk_choices(delta)
+    # In a thread, for a prompt may be long, and must not hold up everybody's tokens.
+    return await asyncio.to_thread(form.chunk_choices, delta)

@@ -41,6 +41,7 @@ class ServeConfig:
         admin_key: opens everything.
         share_prefix_cache: requests with different keys share cached prefixes, which tells by its
             speed what others have asked.
+        lenient_parameters: unknown request parameters are ignored, rather than refused.
         drain_timeout_s: how long running requests may go on after SIGTERM.
         max_body_bytes: larger requests are refused.
 
@@ -57,6 +58,7 @@ class ServeConfig:
     api_key: str | None = field(default=None, repr=False)
     admin_key: str | None = field(default=None, repr=False)
     share_prefix_cache: bool = False
+    lenient_parameters: bool = False
     drain_timeout_s: int = 30
     max_body_bytes: int = 4 << 20
 

@@ -14,9 +14,11 @@ from starlette.requests import Request
 
 from motet.core.messages import AddRequest
 from motet.server import admission
-from motet.server.choice import Choice, Delta, Usage, count_cached
+from motet.server.budget import default_share, require_within_budget
+from motet.server.choice import Choice, Delta, Usage, best_choices, count_cached
 from motet.server.context import RequestContext, context_of
 from motet.server.errors import bad_request
+from motet.server.prefix_scope import prefix_scope
 from motet.server.protocol import GenerationParameters
 from motet.server.replies import unless_client_leaves
 from motet.server.services import Services
@@ -70,8 +72,12 @@ class Generation:
             delta = choice.push(output)
             if choice.is_finished:
                 self._stream.abort(output.request_id)
-            if delta.text or delta.finish_reason is not None:
+            if not delta.is_empty:
                 yield delta
+
+    def best(self, num_kept: int) -> list[int]:
+        """The choices to answer with once all have finished: `num_kept` for each prompt."""
+        return best_choices(list(self._choices.values()), num_kept)
 
     def close(self) -> None:
         """Abort what has not finished, and count what was done."""
@@ -135,12 +141,12 @@ def start_generation(
 
     Args:
         model: what `find_model` answered.
-        prompts: token ids of each prompt; choice `p * n + i` is choice i of prompt p.
+        prompts: token ids of each prompt; choice `p * num_candidates + i` is choice i of prompt p.
         context: of the HTTP request: when it came, and whose cached prefixes it shares.
         grammar: what every answer has to be; None is free text.
         max_tokens: tokens to generate at most, as asked for.
         default_max_tokens: if it was not asked for; fewer if there is no room for so many, and
-            None is all that there is room for.
+            None is all that there is room for, within the request's budget.
         prompt_param: the field that holds the prompts, for errors.
 
     Raises:
@@ -150,7 +156,13 @@ def start_generation(
     vocab_size = engine.shape.vocab_size
     served = services.registry.admit(model)
     admission.require_known_token_ids(params.stop_token_ids, vocab_size, "stop_token_ids")
+    admission.require_known_token_ids(list(params.logit_bias), vocab_size, "logit_bias")
+    admission.require_priority(params.priority, context.principal)
+    require_within_budget(params, prompts, max_tokens)
+    if default_max_tokens is None:
+        default_max_tokens = default_share(len(prompts) * params.num_candidates)
     seed = admission.choose_seed(params)
+    scope = prefix_scope(context.tenant, params.cache_salt)
     group = uuid.uuid4().hex
     requests: list[AddRequest] = []
     choices: dict[str, Choice] = {}
@@ -166,7 +178,8 @@ def start_generation(
             num_adapter_pages=0 if served.info is None else served.info.num_pages,
             param=prompt_param,
         )
-        for index in range(params.n):
+        admission.require_min_tokens(params.min_tokens, admitted)
+        for index in range(params.num_candidates):
             sampling = admission.sampling_params(
                 params,
                 max_tokens=admitted,
@@ -180,11 +193,13 @@ def start_generation(
                 len(requests),
                 prompt_index,
                 services.tokenizer,
-                params.stop,
+                params,
                 sampling.stop_token_ids,
             )
             digest = None if served.info is None else served.info.digest
-            requests.append(AddRequest(request_id, prompt, sampling, digest, context.tenant))
+            requests.append(
+                AddRequest(request_id, prompt, sampling, digest, scope, params.priority)
+            )
     stream = services.client.submit(requests)
     num_prompt_tokens = sum(len(each) for each in prompts)
     return Generation(

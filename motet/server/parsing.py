@@ -28,6 +28,8 @@ RequestT = TypeVar("RequestT", bound=BaseModel)
 # beginning is enough.
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 100
+# Names of unknown fields are the client's; an error does not repeat any length of them.
+_MAX_PARAM_CHARS = 128
 
 
 def require_json(request: Request) -> None:
@@ -98,7 +100,8 @@ def _as_motet_error(detail: ErrorDetails, model: type[BaseModel]) -> MotetError:
                 f"Missing required parameter: '{param}'.", param, code="missing_required_parameter"
             )
         case kind:
-            code = "invalid_type" if kind.endswith("_type") else "invalid_value"
+            usual = "invalid_type" if kind.endswith("_type") else "invalid_value"
+            code = context.get("code", usual)
             # A whole body is no help in a message about one of its fields.
             got = "" if "param" in context else f"; got {_shortened(detail['input'])}"
             return bad_request(f"'{param}' {_expectation(detail)}{got}.", param, code=code)
@@ -122,7 +125,7 @@ def _dotted(location: tuple[int | str, ...]) -> str:
             continue
         else:
             text += f".{part}" if text else part
-    return text
+    return text[:_MAX_PARAM_CHARS]
 
 
 def _shortened(value: Any) -> str:

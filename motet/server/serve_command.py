@@ -118,6 +118,15 @@ def serve(
             rich_help_panel=_HTTP,
         ),
     ] = None,
+    lenient_params: Annotated[
+        bool,
+        typer.Option(
+            "--lenient-params",
+            help="Ignore request parameters that nobody knows, rather than refuse them; the header "
+            "x-ignored-params names them. What would change the answer is still refused.",
+            rich_help_panel=_HTTP,
+        ),
+    ] = False,
     drain_timeout: Annotated[
         int,
         typer.Option(
@@ -260,6 +269,7 @@ def serve(
             api_key=api_key,
             admin_key=admin_key,
             share_prefix_cache=share_prefix_cache,
+            lenient_parameters=lenient_params,
             drain_timeout_s=drain_timeout,
         )
         from motet.server.run import run
