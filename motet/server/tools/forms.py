@@ -1,0 +1,55 @@
+"""The ways in which models write function calls, and which of them a model was trained on.
+
+Owns: what a form is, and the choice between forms by the model's chat template.
+Does not know: any form's details. A new one is a module beside `hermes.py` and `llama3.py`,
+and a place in `_KNOWN_FORMS`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Protocol
+
+from motet.server.tools.hermes import HermesForm
+from motet.server.tools.llama3 import Llama3Form
+from motet.server.tools.parser import CallParser
+
+
+class ToolForm(Protocol):
+    """One way to write calls.
+
+    Attributes:
+        mark: text that chat templates of models with this form hold.
+        arguments_key: how the arguments are called beside the name.
+    """
+
+    mark: str
+    arguments_key: str
+
+    def parser(self, names: Collection[str]) -> CallParser:
+        """A parser for one answer, which may call the functions of these names."""
+        ...
+
+    def grammar_rules(self, *, is_required: bool, is_parallel: bool) -> str:
+        """Rules of llguidance's Lark for an answer, over a rule `call` that is one call's object.
+
+        Args:
+            is_required: the answer is calls and nothing else; otherwise it is any text, with
+                calls where the parser would find them.
+            is_parallel: there may be more than one call.
+        """
+        ...
+
+
+# The form for models that were trained on none that is known here: it is the commonest, and
+# such models are told of it in words (`prompt.py`).
+DEFAULT_FORM: ToolForm = HermesForm()
+_KNOWN_FORMS: tuple[ToolForm, ...] = (DEFAULT_FORM, Llama3Form())
+
+
+def native_form(template: str) -> ToolForm | None:
+    """The form that a chat template teaches; None if it takes no tools, or in no known form."""
+    if re.search(r"\btools\b", template) is None:
+        return None
+    return next((form for form in _KNOWN_FORMS if form.mark in template), None)
