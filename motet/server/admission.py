@@ -90,6 +90,7 @@ def sampling_params(
     seed: int,
     choice: int,
     eos_token_ids: Sequence[int],
+    grammar: str | None = None,
 ) -> SamplingParams:
     """The sampling parameters of choice number `choice` of a prompt.
 
@@ -109,4 +110,5 @@ def sampling_params(
         repetition_penalty=params.repetition_penalty,
         presence_penalty=params.presence_penalty,
         frequency_penalty=params.frequency_penalty,
+        grammar=grammar,
     )

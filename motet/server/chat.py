@@ -21,6 +21,12 @@ from motet.server.parameters import drop_idle_chat_parameters
 from motet.server.parsing import parse, read_json_object
 from motet.server.protocol import ChatRequest, Message
 from motet.server.services import services_of
+from motet.server.tokenizer import TextTokenizer
+from motet.server.tools.chat_format import ToolChatFormat
+from motet.server.tools.forms import DEFAULT_FORM, native_form
+from motet.server.tools.grammar import check_in_thread, constrain
+from motet.server.tools.prompt import template_input
+from motet.server.tools.use import ToolUse, tool_use
 
 
 class ChatFormat:
@@ -58,9 +64,11 @@ async def create_chat_completion(request: Request) -> Response:
     params = parse(ChatRequest, body)
     context = context_of(request.scope)
     model = await find_model(request, services, params)
-    messages = [_for_template(message) for message in params.messages]
+    use = tool_use(params.tools, params.tool_choice, is_parallel=params.parallel_tool_calls)
     # In a thread, for a long conversation must not hold up everybody's tokens.
-    prompt = await asyncio.to_thread(services.tokenizer.encode_chat, messages)
+    prompt = await asyncio.to_thread(_encode, services.tokenizer, params.messages, use)
+    tool_form = native_form(services.tokenizer.tool_template_source) or DEFAULT_FORM
+    grammar = None if use is None else await constrain(use, tool_form, check_in_thread)
     await wait_for_adapter(request, services, model)
     generation = start_generation(
         services,
@@ -71,15 +79,17 @@ async def create_chat_completion(request: Request) -> Response:
         max_tokens=params.max_completion_tokens or params.max_tokens,
         default_max_tokens=None,
         prompt_param="messages",
+        grammar=grammar,
     )
-    return await answer(request, params, generation, ChatFormat())
+    form = ChatFormat() if use is None else ToolChatFormat(ChatFormat(), tool_form, use)
+    return await answer(request, params, generation, form)
 
 
-def _for_template(message: Message) -> dict[str, str]:
-    # "developer" is the newer word for "system"; templates know the older one.
-    role = "system" if message.role == "developer" else message.role
-    named = {} if message.name is None else {"name": message.name}
-    return {"role": role, "content": message.content, **named}
+def _encode(
+    tokenizer: TextTokenizer, messages: Sequence[Message], use: ToolUse | None
+) -> list[int]:
+    for_template, tools = template_input(tokenizer.tool_template_source, messages, use)
+    return tokenizer.encode_chat(for_template, tools)
 
 
 def _chunk(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:

@@ -40,6 +40,9 @@ class ChatTemplate:
         source: the Jinja source.
         special_tokens: what the template may refer to by name, such as `bos_token`.
 
+    Attributes:
+        source: as it was given.
+
     Raises:
         ModelError: the source is not a valid template.
     """
@@ -52,6 +55,7 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         self._special_tokens = dict(special_tokens)
+        self.source = source
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
@@ -60,8 +64,15 @@ class ChatTemplate:
                 "or the chat_template in tokenizer_config.json."
             ) from error
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """The prompt that asks for the next message.
+
+        Args:
+            tools: what may be called, as OpenAI's objects, for templates that know tools.
 
         Raises:
             MotetError: 400, when the template refuses the messages (roles that must alternate…).
@@ -69,7 +80,7 @@ class ChatTemplate:
         try:
             return self._template.render(
                 messages=[dict(message) for message in messages],
-                tools=None,
+                tools=None if tools is None else [dict(tool) for tool in tools],
                 documents=None,
                 add_generation_prompt=True,
                 **self._special_tokens,

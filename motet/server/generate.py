@@ -126,6 +126,7 @@ def start_generation(
     max_tokens: int | None,
     default_max_tokens: int | None,
     prompt_param: str,
+    grammar: str | None = None,
 ) -> Generation:
     """Check every prompt against the model's limits and hand all choices to the engine.
 
@@ -140,6 +141,7 @@ def start_generation(
         default_max_tokens: if it was not asked for; fewer if there is no room for so many, and
             None is all that there is room for.
         prompt_param: the field that holds the prompts, for errors.
+        grammar: what each choice has to be, as a grammar of llguidance; None is free text.
 
     Raises:
         MotetError: the request can never be done, or the engine is not ready.
@@ -171,6 +173,7 @@ def start_generation(
                 seed=seed,
                 choice=index,
                 eos_token_ids=services.tokenizer.eos_token_ids,
+                grammar=grammar,
             )
             request_id = f"{group}-{len(requests)}"
             choices[request_id] = Choice(

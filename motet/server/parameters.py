@@ -26,7 +26,6 @@ _IGNORED = frozenset(
         "prompt_cache_retention",
         "prompt_cache_options",
         "verbosity",
-        "parallel_tool_calls",
     }
 )
 
@@ -36,8 +35,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -70,7 +67,16 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "guided_choice": (),
     "guided_grammar": (),
 }
-_UNSUPPORTED_IN_COMPLETIONS = {"logprobs": (), "echo": (False,), "suffix": ("",)}
+_UNSUPPORTED_IN_COMPLETIONS = {
+    "logprobs": (),
+    "echo": (False,),
+    "suffix": ("",),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+}
+# What a parameter is called today.
+_NEWER_NAMES = {"functions": "tools", "function_call": "tool_choice"}
 _UNSUPPORTED_IN_CHAT = {"logprobs": (False,), "echo": (False,)}
 
 
@@ -118,6 +124,12 @@ def _is_same(value: Any, other: Any) -> bool:
 
 
 def _unsupported(name: str, neutral: tuple[Any, ...]) -> MotetError:
+    if newer := _NEWER_NAMES.get(name):
+        return bad_request(
+            f"'{name}' is not supported by this server. Use '{newer}', its newer form.",
+            name,
+            code="unsupported_parameter",
+        )
     allowed = f" (or set it to {neutral[0]!r})" if neutral else ""
     return bad_request(
         f"'{name}' is not supported by this server, and ignoring it would change the answer. "

@@ -120,5 +120,8 @@ def _dotted(location: tuple[int | str, ...]) -> str:
 
 
 def _shortened(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # JSON may be nested deeper than Python's stack
+        return "something nested very deep"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -10,6 +10,9 @@ An adapter becomes resident with its first request or its pin, and leaves, idle,
 ones fill more than half the pool. The prefix cache has the last prompts of each adapter and
 tenant; a prompt finds what it has in common with the last of its own, but for its last token.
 
+With --fake-script-token, a prompt that holds this token twice is answered with what is between its
+last two, and then the end of the answer.
+
 Options that start with --fake are for tests alone. Every message received is appended to the
 file --fake-log as a line of JSON.
 """
@@ -69,6 +72,11 @@ def digest_of(content: bytes) -> str:
 def answer_token(prompt: list[int], digest: str | None, position: int) -> int:
     shift = 0 if digest is None else int(digest[:8], 16)
     return prompt[(position + shift) % len(prompt)]
+
+
+def script_of(prompt: list[int], marker: int | None) -> list[int] | None:
+    places = [place for place, token in enumerate(prompt) if token == marker]
+    return prompt[places[-2] + 1 : places[-1]] if len(places) >= 2 else None
 
 
 class FakeEngine:
@@ -163,7 +171,7 @@ class FakeEngine:
     def _next(self, request: AddRequest) -> TokenOutput:
         request_id = request.request_id
         position = self._num_sent[request_id]
-        token = answer_token(request.prompt_token_ids, request.digest, position)
+        token = self._answer_token(request, position)
         self._num_sent[request_id] += 1
         reason = None
         if token in request.sampling.stop_token_ids:
@@ -173,6 +181,12 @@ class FakeEngine:
         if reason is not None:
             del self._running[request_id]
         return TokenOutput(request_id, [token], reason, self._num_cached[request_id])
+
+    def _answer_token(self, request: AddRequest, position: int) -> int:
+        script = script_of(request.prompt_token_ids, self._options.fake_script_token)
+        if script is None:
+            return answer_token(request.prompt_token_ids, request.digest, position)
+        return [*script, request.sampling.stop_token_ids[0]][position]
 
     def _load(self, message: LoadAdapter) -> None:
         weights = Path(message.path) / "weights"
@@ -297,6 +311,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--fake-max-running", type=int, default=64)
     parser.add_argument("--fake-max-model-len", type=int, default=512)
     parser.add_argument("--fake-vocab-size", type=int, default=259)
+    parser.add_argument("--fake-script-token", type=int)
     parser.add_argument("--fake-start-s", type=float, default=0.0)
     parser.add_argument("--fake-start-error")
     parser.add_argument("--fake-start-error-file", type=Path, help="an error while it exists")

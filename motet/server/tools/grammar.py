@@ -1,0 +1,85 @@
+"""The grammar that an answer has to follow where calls are demanded or strict.
+
+Owns: calls as a grammar of llguidance: the object of a call, and the schema of its arguments.
+Does not know: what stands around a call (the form says), nor how a grammar is enforced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, Protocol
+
+from llguidance import LLMatcher
+
+from motet.server.errors import bad_request
+from motet.server.tools.forms import ToolForm
+from motet.server.tools.protocol import ToolFunction
+from motet.server.tools.use import ToolUse
+
+# As `json.dumps` writes, which is what models are trained on. Where white space is free, a model
+# can go on with it for ever.
+_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+_ANY_ARGUMENTS = {"type": "object"}
+
+
+class GrammarCheck(Protocol):
+    """Refuses a grammar that cannot be compiled, with a MotetError (400) that names `param`."""
+
+    async def __call__(self, grammar: str, param: str) -> None: ...
+
+
+async def check_in_thread(grammar: str, param: str) -> None:
+    """Compile `grammar` in a thread. Raises MotetError (400)."""
+    error = await asyncio.to_thread(LLMatcher.validate_grammar, grammar)
+    if error:
+        raise bad_request(f"The schemas of '{param}' cannot be enforced: {error}.", param)
+
+
+async def constrain(use: ToolUse, form: ToolForm, check: GrammarCheck) -> str | None:
+    """What the answer has to be, as a grammar of llguidance; None if it is free.
+
+    An answer that may but need not call is free, unless a function is `strict`. Then each call
+    has to be one of an offered function once it has begun, and a strict function's arguments
+    have to be valid against its schema.
+
+    Raises:
+        MotetError: 400, by `check`.
+    """
+    if not use.is_required and not any(each.strict for each in use.callable):
+        return None
+    grammar = await asyncio.to_thread(_grammar, use, form)
+    await check(grammar, "tools")
+    return grammar
+
+
+def _grammar(use: ToolUse, form: ToolForm) -> str:
+    grammar: str = LLMatcher.grammar_from_lark(lark(use, form))
+    return grammar
+
+
+def lark(use: ToolUse, form: ToolForm) -> str:
+    """The grammar as text in llguidance's Lark."""
+    around = form.grammar_rules(is_required=use.is_required, is_parallel=use.is_parallel)
+    names = [f"call_{index}" for index in range(len(use.callable))]
+    objects = [
+        _call_rules(name, function, form, is_checked=use.is_required or bool(function.strict))
+        for name, function in zip(names, use.callable, strict=True)
+    ]
+    return f"%llguidance {{}}\n{around}call: {' | '.join(names)}\n{''.join(objects)}"
+
+
+def _call_rules(rule: str, function: ToolFunction, form: ToolForm, *, is_checked: bool) -> str:
+    # The schema is a grammar of its own, and so the root of what its "$ref"s refer to. A
+    # function's name needs no quoting: it is of letters, digits, "_" and "-".
+    head = json.dumps(f'{{"name": "{function.name}", "{form.arguments_key}": ')
+    schema = _arguments_schema(function) if is_checked else _ANY_ARGUMENTS
+    arguments = json.dumps({**schema, "x-guidance": _LAYOUT})
+    return f'{rule}: {head} {rule}_arguments "}}"\n{rule}_arguments: %json {arguments}\n'
+
+
+def _arguments_schema(function: ToolFunction) -> dict[str, Any]:
+    return (
+        _NO_ARGUMENTS if function.parameters is None else {**function.parameters, "type": "object"}
+    )
