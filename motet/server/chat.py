@@ -23,8 +23,8 @@ from motet.server.protocol import ChatRequest, Message
 from motet.server.services import services_of
 from motet.server.tokenizer import TextTokenizer
 from motet.server.tools.chat_format import ToolChatFormat
-from motet.server.tools.forms import DEFAULT_FORM, native_form
-from motet.server.tools.grammar import check_in_thread, constrain
+from motet.server.tools.forms import form_of
+from motet.server.tools.grammar import compile_in_thread, constrain
 from motet.server.tools.prompt import template_input
 from motet.server.tools.use import ToolUse, tool_use
 
@@ -67,8 +67,8 @@ async def create_chat_completion(request: Request) -> Response:
     use = tool_use(params.tools, params.tool_choice, is_parallel=params.parallel_tool_calls)
     # In a thread, for a long conversation must not hold up everybody's tokens.
     prompt = await asyncio.to_thread(_encode, services.tokenizer, params.messages, use)
-    tool_form = native_form(services.tokenizer.tool_template_source) or DEFAULT_FORM
-    grammar = None if use is None else await constrain(use, tool_form, check_in_thread)
+    tool_form = form_of(services.tokenizer.tool_template_source)
+    grammar = None if use is None else await constrain(use, tool_form, compile_in_thread)
     await wait_for_adapter(request, services, model)
     generation = start_generation(
         services,

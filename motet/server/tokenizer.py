@@ -16,6 +16,7 @@ from tokenizers.decoders import DecodeStream
 
 from motet.core.errors import ModelError
 from motet.server.chat_template import ChatTemplate, no_chat_template
+from motet.server.tools.visible_tags import with_visible_tags
 
 # The names that templates may use, as in transformers.
 _SPECIAL_TOKENS = (
@@ -70,6 +71,7 @@ class TextTokenizer:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise ModelError(f"{file} cannot be read: {error}.") from error
+        tokenizer = with_visible_tags(tokenizer)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         config = _read_json(model_dir / "tokenizer_config.json")

@@ -7,6 +7,7 @@ Does not know: how calls are found in the text (`parser.py`), nor the rest of an
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -26,8 +27,9 @@ class ToolChatFormat:
 
     def __init__(self, plain: AnswerFormat, form: ToolForm, use: ToolUse) -> None:
         self._plain = plain
-        self._new_parser = partial(form.parser, use.names)
-        self._parsers: dict[int, CallParser] = {}  # of streamed choices, by index
+        self._new_parser = partial(form.parser, use.names, is_parallel=use.is_parallel)
+        self._parsers: defaultdict[int, CallParser]  # of streamed choices, by index
+        self._parsers = defaultdict(self._new_parser)
         self.id_prefix = plain.id_prefix
         self.whole_object = plain.whole_object
         self.chunk_object = plain.chunk_object
@@ -47,7 +49,7 @@ class ToolChatFormat:
         return self._plain.first_chunk_choices(num_choices)
 
     def chunk_choices(self, delta: Delta) -> list[Json]:
-        parser = self._parsers.setdefault(delta.choice, self._new_parser())
+        parser = self._parsers[delta.choice]
         chunks = []
         for plain in self._plain.chunk_choices(delta):
             events = parser.push(plain["delta"].get("content") or "")

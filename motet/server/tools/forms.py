@@ -20,15 +20,21 @@ class ToolForm(Protocol):
     """One way to write calls.
 
     Attributes:
-        mark: text that chat templates of models with this form hold.
+        marks: what chat templates of models with this form all hold.
         arguments_key: how the arguments are called beside the name.
+        has_one_call_a_message: such templates refuse messages with several calls.
     """
 
-    mark: str
+    marks: tuple[str, ...]
     arguments_key: str
+    has_one_call_a_message: bool
 
-    def parser(self, names: Collection[str]) -> CallParser:
-        """A parser for one answer, which may call the functions of these names."""
+    def parser(self, names: Collection[str], *, is_parallel: bool) -> CallParser:
+        """A parser for one answer, which may call the functions of these names.
+
+        Args:
+            is_parallel: more than once.
+        """
         ...
 
     def grammar_rules(self, *, is_required: bool, is_parallel: bool) -> str:
@@ -44,12 +50,18 @@ class ToolForm(Protocol):
 
 # The form for models that were trained on none that is known here: it is the commonest, and
 # such models are told of it in words (`prompt.py`).
-DEFAULT_FORM: ToolForm = HermesForm()
-_KNOWN_FORMS: tuple[ToolForm, ...] = (DEFAULT_FORM, Llama3Form())
+_DEFAULT_FORM: ToolForm = HermesForm()
+_KNOWN_FORMS: tuple[ToolForm, ...] = (_DEFAULT_FORM, Llama3Form())
+
+
+def form_of(template: str) -> ToolForm:
+    """The form in which a model with this chat template is to call."""
+    return native_form(template) or _DEFAULT_FORM
 
 
 def native_form(template: str) -> ToolForm | None:
     """The form that a chat template teaches; None if it takes no tools, or in no known form."""
     if re.search(r"\btools\b", template) is None:
         return None
-    return next((form for form in _KNOWN_FORMS if form.mark in template), None)
+    text = template.replace("\\", "")  # quotes within strings
+    return next((form for form in _KNOWN_FORMS if all(map(text.__contains__, form.marks))), None)

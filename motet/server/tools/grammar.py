@@ -24,20 +24,22 @@ _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": Fal
 _ANY_ARGUMENTS = {"type": "object"}
 
 
-class GrammarCheck(Protocol):
-    """Refuses a grammar that cannot be compiled, with a MotetError (400) that names `param`."""
+class LarkCompiler(Protocol):
+    """Makes llguidance's Lark a grammar. Raises MotetError (400), which names `param`."""
 
-    async def __call__(self, grammar: str, param: str) -> None: ...
+    async def __call__(self, text: str, param: str) -> str: ...
 
 
-async def check_in_thread(grammar: str, param: str) -> None:
-    """Compile `grammar` in a thread. Raises MotetError (400)."""
+async def compile_in_thread(text: str, param: str) -> str:
+    """A compiler that lets others run meanwhile."""
+    grammar: str = LLMatcher.grammar_from_lark(text)
     error = await asyncio.to_thread(LLMatcher.validate_grammar, grammar)
     if error:
         raise bad_request(f"The schemas of '{param}' cannot be enforced: {error}.", param)
+    return grammar
 
 
-async def constrain(use: ToolUse, form: ToolForm, check: GrammarCheck) -> str | None:
+async def constrain(use: ToolUse, form: ToolForm, compiler: LarkCompiler) -> str | None:
     """What the answer has to be, as a grammar of llguidance; None if it is free.
 
     An answer that may but need not call is free, unless a function is `strict`. Then each call
@@ -45,18 +47,11 @@ async def constrain(use: ToolUse, form: ToolForm, check: GrammarCheck) -> str | 
     have to be valid against its schema.
 
     Raises:
-        MotetError: 400, by `check`.
+        MotetError: 400, by `compiler`.
     """
     if not use.is_required and not any(each.strict for each in use.callable):
         return None
-    grammar = await asyncio.to_thread(_grammar, use, form)
-    await check(grammar, "tools")
-    return grammar
-
-
-def _grammar(use: ToolUse, form: ToolForm) -> str:
-    grammar: str = LLMatcher.grammar_from_lark(lark(use, form))
-    return grammar
+    return await compiler(await asyncio.to_thread(lark, use, form), "tools")
 
 
 def lark(use: ToolUse, form: ToolForm) -> str:

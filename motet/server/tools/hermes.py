@@ -24,12 +24,15 @@ CLOSE_TAG = "</tool_call>"
 class HermesForm:
     """See the head of this module."""
 
-    mark = OPEN_TAG
+    # Other models have other things than JSON in the same tags.
+    marks: tuple[str, ...] = (OPEN_TAG, '"arguments"')
     arguments_key = "arguments"
+    has_one_call_a_message = False
 
-    def parser(self, names: Collection[str]) -> CallParser:
+    def parser(self, names: Collection[str], *, is_parallel: bool) -> CallParser:
         # Models that were trained on several forms mix their keys up.
-        return CallParser(_TagGate(), names, ("arguments", "parameters"))
+        keys = ("arguments", "parameters")
+        return CallParser(_TagGate(), names, keys, is_parallel=is_parallel)
 
     def grammar_rules(self, *, is_required: bool, is_parallel: bool) -> str:
         close = f'"\\n" call "\\n{CLOSE_TAG}"'

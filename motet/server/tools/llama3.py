@@ -21,12 +21,14 @@ _TAG = "<|python_tag|>"
 class Llama3Form:
     """See the head of this module."""
 
-    mark = '"parameters": '
+    marks: tuple[str, ...] = ("<|start_header_id|>", '{"name": ', '"parameters": ')
     arguments_key = "parameters"
+    has_one_call_a_message = True
 
-    def parser(self, names: Collection[str]) -> CallParser:
+    def parser(self, names: Collection[str], *, is_parallel: bool) -> CallParser:
         # Models that were trained on several forms mix their keys up.
-        return CallParser(_LeadingGate(), names, ("parameters", "arguments"))
+        keys = ("parameters", "arguments")
+        return CallParser(_LeadingGate(), names, keys, is_parallel=is_parallel)
 
     def grammar_rules(self, *, is_required: bool, is_parallel: bool) -> str:
         calls = 'call ("; " call)*' if is_parallel else "call"

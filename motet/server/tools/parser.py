@@ -61,6 +61,7 @@ class CallParser:
     Args:
         names: of the functions that may be called.
         arguments_keys: what a call's arguments may be called.
+        is_parallel: there may be several calls; otherwise what follows the first is content.
 
     Attributes:
         has_calls: a call has been completed.
@@ -71,9 +72,12 @@ class CallParser:
         gate: Gate,
         names: Collection[str],
         arguments_keys: Collection[str],
+        *,
+        is_parallel: bool,
     ) -> None:
         self._gate = gate
         self._new_reader = partial(CallReader, names, arguments_keys)
+        self._is_parallel = is_parallel
         self._call: _OpenCall | None = None
         self._num_calls = 0
         self.has_calls = False
@@ -106,10 +110,15 @@ class CallParser:
         content, opening, begun = self._gate.push(char)
         if content:
             yield Content(content)
-        if opening is not None:
+        if opening is None:
+            return
+        if self._is_parallel or not self.has_calls:
             self._call = _OpenCall(self._new_reader(), opening)
             for each in begun:
                 yield from self._push_to_call(self._call, each)
+        else:
+            self._gate.resume(after_call=False)
+            yield Content(opening + begun)
 
     def _push_to_call(self, call: _OpenCall, char: str) -> Iterator[Event]:
         call.reader.push(char)

@@ -8,6 +8,7 @@ Does not know: requests, nor what a template makes of messages.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -44,9 +45,12 @@ def template_input(
     calls and results are text in tags, and what there is to call, and how, is said in the system
     message; it gets no tools.
     """
-    if native_form(template) is None:
+    form = native_form(template)
+    if form is None:
         return _worded_messages(messages, use), None
-    return [_native(message) for message in messages], None if use is None else tools_json(use)
+    native = _native_messages(messages)
+    tools = None if use is None else tools_json(use)
+    return (_with_one_call_each(native) if form.has_one_call_a_message else native), tools
 
 
 def _worded_messages(messages: Sequence[ChatMessage], use: ToolUse | None) -> list[Json]:
@@ -63,13 +67,44 @@ def _worded_messages(messages: Sequence[ChatMessage], use: ToolUse | None) -> li
     return worded if use is None else _with_instructions(worded, _instructions(use))
 
 
-def _native(message: ChatMessage) -> Json:
-    result = _plain(message)
-    if message.tool_calls is not None:
-        result["tool_calls"] = [_native_call(call) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        result["tool_call_id"] = message.tool_call_id
-    return result
+def _native_messages(messages: Sequence[ChatMessage]) -> list[Json]:
+    native: list[Json] = []
+    called: dict[str, str] = {}  # the function of each call
+    for message in messages:
+        parts = _plain(message)
+        if message.tool_calls is not None:
+            called |= {call.id: call.function.name for call in message.tool_calls}
+            parts["tool_calls"] = [_native_call(call) for call in message.tool_calls]
+        if message.tool_call_id is not None:
+            parts["tool_call_id"] = message.tool_call_id
+            # Some templates want to know whose result it is by name.
+            if name := called.get(message.tool_call_id):
+                parts["name"] = name
+        native.append(parts)
+    return native
+
+
+def _with_one_call_each(messages: Sequence[Json]) -> list[Json]:
+    """The same with each call in a message of its own, its result behind it."""
+    split: list[Json] = []
+    rest = deque(messages)
+    while rest:
+        message = rest.popleft()
+        calls = message.get("tool_calls", [])
+        if len(calls) < 2:
+            split.append(message)
+            continue
+        results: dict[str, Json] = {}
+        while rest and rest[0]["role"] == "tool":
+            result = rest.popleft()
+            results[result["tool_call_id"]] = result
+        for index, call in enumerate(calls):
+            content = message["content"] if index == 0 else ""
+            split.append({**message, "content": content, "tool_calls": [call]})
+            if call["id"] in results:
+                split.append(results.pop(call["id"]))
+        split.extend(results.values())  # of calls before these
+    return split
 
 
 def _native_call(call: ToolCall) -> Json:

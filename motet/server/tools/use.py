@@ -56,14 +56,14 @@ def tool_use(
 
 
 def tools_json(use: ToolUse) -> list[dict[str, Any]]:
-    """The offered functions as chat templates want them: OpenAI's objects."""
+    """The offered functions as chat templates want them: OpenAI's objects, with all fields."""
     return [{"type": "function", "function": _described(each)} for each in use.offered]
 
 
 def _described(function: ToolFunction) -> dict[str, Any]:
-    parts = {
+    # Templates of published models fail where one of these lacks.
+    return {
         "name": function.name,
-        "description": function.description,
-        "parameters": function.parameters,
+        "description": function.description or "",
+        "parameters": function.parameters or {"type": "object", "properties": {}},
     }
-    return {name: part for name, part in parts.items() if part is not None}

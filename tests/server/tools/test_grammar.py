@@ -11,7 +11,7 @@ from llguidance import LLMatcher, LLTokenizer
 from motet.core.errors import MotetError
 from motet.server.tools.events import message
 from motet.server.tools.forms import ToolForm
-from motet.server.tools.grammar import check_in_thread, constrain, lark
+from motet.server.tools.grammar import compile_in_thread, constrain, lark
 from motet.server.tools.hermes import HermesForm
 from motet.server.tools.llama3 import Llama3Form
 from motet.server.tools.protocol import NamedToolChoice, Tool
@@ -93,7 +93,7 @@ def test_required_is_valid_calls_and_nothing_else(tokenizer: LLTokenizer, form: 
         text = answer(form, *calls)
         assert is_let_through(tokenizer, form, use, text)
         # And what the grammar lets through, the parser finds.
-        parser = form.parser(use.names)
+        parser = form.parser(use.names, is_parallel=True)
         content, found = message([*parser.push(text), *parser.finish()])
         functions = [each["function"] for each in found]
         assert content == ""
@@ -158,7 +158,7 @@ def test_bare_json_that_could_be_a_call_has_to_be_one(tokenizer: LLTokenizer) ->
 
 @forms
 def test_without_strict_functions_auto_is_free(form: ToolForm) -> None:
-    assert asyncio.run(constrain(use_of("auto"), form, check_in_thread)) is None
+    assert asyncio.run(constrain(use_of("auto"), form, compile_in_thread)) is None
 
 
 @forms
@@ -168,19 +168,17 @@ def test_a_schema_that_cannot_be_enforced_is_refused(form: ToolForm) -> None:
     use = tool_use(tools, "required", is_parallel=True)
     assert use is not None
     with pytest.raises(MotetError) as caught:
-        asyncio.run(constrain(use, form, check_in_thread))
+        asyncio.run(constrain(use, form, compile_in_thread))
     assert (caught.value.code, caught.value.param) == ("invalid_value", "tools")
     assert "#/$defs/none" in caught.value.message
 
 
-def test_the_check_is_given_the_grammar_that_is_used() -> None:
-    checked = []
+def test_the_compiler_decides_what_the_grammar_is() -> None:
+    async def compiler(text: str, param: str) -> str:
+        assert (text, param) == (lark(use_of("required"), HERMES), "tools")
+        return "compiled"
 
-    async def check(grammar: str, param: str) -> None:
-        checked.append((grammar, param))
-
-    grammar = asyncio.run(constrain(use_of("required"), HERMES, check))
-    assert checked == [(grammar, "tools")]
+    assert asyncio.run(constrain(use_of("required"), HERMES, compiler)) == "compiled"
 
 
 def test_text_in_a_schema_does_not_become_grammar(tokenizer: LLTokenizer) -> None:

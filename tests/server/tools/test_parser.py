@@ -48,7 +48,7 @@ def call(name: str, arguments: object, key: str = "arguments") -> str:
 
 
 def parse(form: ToolForm, *pieces: str) -> list[Event]:
-    parser = form.parser(NAMES)
+    parser = form.parser(NAMES, is_parallel=True)
     events = [event for piece in pieces for event in parser.push(piece)]
     events += parser.finish()
     _, calls = message(events)
@@ -166,7 +166,7 @@ def test_llama3(text: str, content: str, calls: list[tuple[str, str]]) -> None:
 
 
 def test_a_call_is_announced_before_its_arguments_and_they_come_as_they_are_written() -> None:
-    parser = HERMES.parser(NAMES)
+    parser = HERMES.parser(NAMES, is_parallel=True)
     assert parser.push('<tool_call>{"name": "f", "arguments": ') == []
     begins, *arguments = parser.push('{"x"')
     assert isinstance(begins, CallBegins)
@@ -179,7 +179,7 @@ def test_a_call_is_announced_before_its_arguments_and_they_come_as_they_are_writ
 
 
 def test_what_may_be_a_tag_is_held_back() -> None:
-    parser = HERMES.parser(NAMES)
+    parser = HERMES.parser(NAMES, is_parallel=True)
     assert message(parser.push("a <tool"))[0] == "a"
     assert message(parser.push("box>"))[0] == " <toolbox>"
 
@@ -187,3 +187,25 @@ def test_what_may_be_a_tag_is_held_back() -> None:
 def test_a_call_that_breaks_after_it_was_announced_says_so() -> None:
     events = parse(HERMES, '<tool_call>{"name": "f", "arguments": {"x": 1')
     assert events[-1] == CallBreaks(0, '<tool_call>{"name": "f", "arguments": {"x": 1')
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "content"),
+    [
+        (HERMES, f"<tool_call>{call('f', {})}</tool_call> <tool_call>{call('f', {'x': 1})}", None),
+        (LLAMA3, f"{call('f', {})}; {call('f', {'x': 1})}", None),
+        (HERMES, f"<tool_call>{call('f', {})}</tool_call>\n", ""),
+        (LLAMA3, f"{call('f', {})};\n", ""),
+        # What broke was no call.
+        (HERMES, f"<tool_call>oops<tool_call>{call('f', {})}", "<tool_call>oops"),
+    ],
+)
+def test_where_one_call_is_allowed_what_follows_it_is_content(
+    form: ToolForm, text: str, content: str | None
+) -> None:
+    parser = form.parser(NAMES, is_parallel=False)
+    found, calls = message([*parser.push(text), *parser.finish()])
+    assert [each["function"]["arguments"] for each in calls] == ["{}"]
+    if content is None:
+        content = text[text.index("}}") + 2 :].removeprefix("</tool_call>")
+    assert found == content

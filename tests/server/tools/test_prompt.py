@@ -25,9 +25,10 @@ HERMES_TEMPLATE = """{% if tools %}tools: {% for tool in tools %}{{ tool | tojso
 {"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
 </tool_call>
 {% endfor %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"""
-LLAMA3_TEMPLATE = """{% if tools is not none and tools %}{{ tools | tojson(indent=4) }}
+LLAMA3_TEMPLATE = """<|start_header_id|>{% if tools is not none %}{{ tools | tojson(indent=4) }}
 Answer as {"name": function name, "parameters": arguments}.
 {% endif %}{% for message in messages %}{% if 'tool_calls' in message %}
+{% if message.tool_calls | length > 1 %}{{ raise_exception('one call only') }}{% endif %}
 {% set call = message.tool_calls[0].function %}
 {{ '{"name": "' + call.name + '", "parameters": ' }}{{ call.arguments | tojson }}}
 {% else %}{{ message.role }}: {{ message.content }}
@@ -42,7 +43,14 @@ TOOLS = [
             "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
         },
     },
-    {"type": "function", "function": {"name": "now"}},
+    {
+        "type": "function",
+        "function": {
+            "name": "now",
+            "description": "",
+            "parameters": {"type": "object", "properties": {}},
+        },
+    },
 ]
 ARGUMENTS = {"city": "Köln", "days": [1, 2]}
 
@@ -58,9 +66,20 @@ CONVERSATION: list[dict[str, Any]] = [
         "content": "",
         "tool_calls": [called("c1", "weather", json.dumps(ARGUMENTS)), called("c2", "now", "{}")],
     },
-    {"role": "tool", "content": "rain", "tool_call_id": "c1"},
-    {"role": "tool", "content": "noon", "tool_call_id": "c2"},
+    {"role": "tool", "content": "rain", "tool_call_id": "c1", "name": "weather"},
+    {"role": "tool", "content": "noon", "tool_call_id": "c2", "name": "now"},
     {"role": "user", "content": "Thanks."},
+]
+
+
+_asked, _calls, _rain, _noon, _thanked = CONVERSATION
+ONE_BY_ONE: list[dict[str, Any]] = [
+    _asked,
+    {**_calls, "tool_calls": _calls["tool_calls"][:1]},
+    _rain,
+    {**_calls, "tool_calls": _calls["tool_calls"][1:]},
+    _noon,
+    _thanked,
 ]
 
 
@@ -72,15 +91,25 @@ def use_of(tools: list[dict[str, Any]]) -> ToolUse | None:
     return tool_use([Tool.model_validate(each) for each in tools], "auto", is_parallel=True)
 
 
-@pytest.mark.parametrize("template", [HERMES_TEMPLATE, LLAMA3_TEMPLATE])
+@pytest.mark.parametrize(
+    ("template", "conversation"),
+    [
+        (HERMES_TEMPLATE, CONVERSATION),
+        # Its template takes one call a message, so they are told one after the other.
+        (LLAMA3_TEMPLATE, ONE_BY_ONE),
+    ],
+)
 @pytest.mark.parametrize("tools", [None, TOOLS])
 def test_templates_that_know_tools_get_what_transformers_gives_them(
-    template: str, tools: list[dict[str, Any]] | None, tmp_path: Path
+    template: str,
+    conversation: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
+    tmp_path: Path,
 ) -> None:
     model_dir = write_tiny_model(tmp_path, chat_template=template)
     # There, arguments are objects.
-    decoded = json.loads(json.dumps(CONVERSATION))
-    for call in decoded[1]["tool_calls"]:
+    decoded = json.loads(json.dumps(conversation))
+    for call in (call for message in decoded for call in message.get("tool_calls", [])):
         call["function"]["arguments"] = json.loads(call["function"]["arguments"])
     expected = AutoTokenizer.from_pretrained(model_dir).apply_chat_template(
         decoded, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False
@@ -112,8 +141,10 @@ def test_a_template_of_its_own_for_tools_is_used_for_them(tmp_path: Path) -> Non
         (CHAT_TEMPLATE, type(None)),
         ("", type(None)),
         ("{{ tools }} [TOOL_CALLS]", type(None)),
-        # Not a word of tools: the mark is chance.
-        ("<tool_call>", type(None)),
+        # Not a word of tools: the marks are chance. In the tags, but not as JSON.
+        ('<tool_call>"arguments"', type(None)),
+        ("{{ tools }}<tool_call><function=f>", type(None)),
+        ('{{ tools }}{{ "<tool_call>{\\"arguments\\": .." }}', HermesForm),
     ],
 )
 def test_the_form_is_found_in_the_template(template: str, form: type) -> None:
@@ -147,7 +178,7 @@ def test_other_templates_get_calls_and_results_as_text() -> None:
         "<tool_response>\nrain\n</tool_response>\n<tool_response>\nnoon\n</tool_response>"
     )
     # And they are in the form in which calls are looked for.
-    parser = HermesForm().parser({"weather", "now"})
+    parser = HermesForm().parser({"weather", "now"}, is_parallel=True)
     parser.push(worded[1]["content"])
     assert parser.has_calls
 
@@ -164,6 +195,25 @@ def test_other_templates_are_told_of_tools_in_the_system_message() -> None:
     assert [json.loads(line) for line in lines if line.startswith('{"type"')] == TOOLS
     alone, _ = template_input(CHAT_TEMPLATE, messages(CONVERSATION[0]), use)
     assert alone[0]["content"] == system["content"].removeprefix("Be kind.\n\n")
+
+
+def test_results_are_named_after_what_was_called() -> None:
+    nameless = [{k: v for k, v in each.items() if k != "name"} for each in CONVERSATION]
+    native, _ = template_input(HERMES_TEMPLATE, messages(*nameless), None)
+    assert [each["name"] for each in native if each["role"] == "tool"] == ["weather", "now"]
+
+
+def test_results_in_another_order_and_calls_without_one() -> None:
+    late = [_asked, _calls, _noon, _thanked, _rain]
+    split, _ = template_input(LLAMA3_TEMPLATE, messages(*late), None)
+    assert [each.get("name", each["role"]) for each in split] == [
+        "user",
+        "assistant",
+        "assistant",
+        "now",
+        "user",
+        "weather",
+    ]
 
 
 @pytest.mark.parametrize("arguments", ["{broken", "[1]", '{"a":' + "[" * 500 + "]" * 500 + "}"])

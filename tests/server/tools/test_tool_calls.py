@@ -193,6 +193,13 @@ def test_a_stop_string_is_looked_for_in_the_text_as_it_is_written(client: OpenAI
     assert choice.finish_reason == "tool_calls"
 
 
+def test_one_call_at_a_time(client: OpenAI) -> None:
+    choice = ask(client, TWO, parallel_tool_calls=False).choices[0]
+    assert [call.function.name for call in choice.message.tool_calls] == ["weather"]
+    assert choice.message.content.startswith("Let me see.\n<tool_call>")
+    assert choice.finish_reason == "tool_calls"
+
+
 def test_the_model_is_told_of_the_tools_unless_it_may_call_none(
     scripted: RunningServer, client: OpenAI
 ) -> None:
