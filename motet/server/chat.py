@@ -89,7 +89,7 @@ def _encode(
     tokenizer: TextTokenizer, messages: Sequence[Message], use: ToolUse | None
 ) -> list[int]:
     for_template, tools = template_input(tokenizer.tool_template_source, messages, use)
-    return tokenizer.encode_chat(for_template, tools)
+    return tokenizer.encode_chat(for_template, tools=tools)
 
 
 def _chunk(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:

@@ -96,6 +96,7 @@ class TextTokenizer:
     def encode_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
+        *,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[int]:
         """Token ids of the prompt that asks for the next message. Raises MotetError (400)."""
@@ -103,7 +104,7 @@ class TextTokenizer:
         if template is None:
             raise no_chat_template()
         # The template writes the special tokens itself.
-        return self._encode(template.render(messages, tools), add_special_tokens=False)
+        return self._encode(template.render(messages, tools=tools), add_special_tokens=False)
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         # `encode` would keep Python's lock, and so the event loop, for as long as it takes.

@@ -17,9 +17,15 @@ from motet.server.tools.forms import ToolForm
 from motet.server.tools.protocol import ToolFunction
 from motet.server.tools.use import ToolUse
 
-# As `json.dumps` writes, which is what models are trained on. Where white space is free, a model
-# can go on with it for ever.
-_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# On one line, with or without a space after "," and ":". Where white space is free, a model can go
+# on with it for ever; and no schema may say for itself what of it is kept.
+_LAYOUT = {
+    "whitespace_flexible": False,
+    "item_separator": ", ?",
+    "key_separator": ": ?",
+    "coerce_one_of": False,
+    "lenient": False,
+}
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 _ANY_ARGUMENTS = {"type": "object"}
 

@@ -115,8 +115,9 @@ def test_templates_that_know_tools_get_what_transformers_gives_them(
         decoded, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False
     )
     use = None if tools is None else use_of(tools)
-    ours = template_input(template, messages(*CONVERSATION), use)
-    assert TextTokenizer.from_dir(model_dir).encode_chat(*ours) == expected
+    ours, its_tools = template_input(template, messages(*CONVERSATION), use)
+    tokenizer = TextTokenizer.from_dir(model_dir)
+    assert tokenizer.encode_chat(ours, tools=its_tools) == expected
 
 
 def test_a_template_of_its_own_for_tools_is_used_for_them(tmp_path: Path) -> None:
@@ -129,8 +130,8 @@ def test_a_template_of_its_own_for_tools_is_used_for_them(tmp_path: Path) -> Non
     file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": named}))
     tokenizer = TextTokenizer.from_dir(tmp_path)
     assert tokenizer.tool_template_source == HERMES_TEMPLATE
-    assert tokenizer.decode(tokenizer.encode_chat([], None)) == "default"
-    assert "tools: " in tokenizer.decode(tokenizer.encode_chat([], TOOLS))
+    assert tokenizer.decode(tokenizer.encode_chat([])) == "default"
+    assert "tools: " in tokenizer.decode(tokenizer.encode_chat([], tools=TOOLS))
 
 
 @pytest.mark.parametrize(
