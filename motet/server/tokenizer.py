@@ -17,6 +17,7 @@ from tokenizers.decoders import DecodeStream
 from motet.core.errors import ModelError
 from motet.server.chat_template import PLAIN_CHAT, ChatOptions, ChatTemplate, no_chat_template
 from motet.server.token_pieces import TokenPieces
+from motet.server.tools.visible_tags import with_visible_tags
 
 # The names that templates may use, as in transformers.
 _SPECIAL_TOKENS = (
@@ -33,16 +34,27 @@ _SPECIAL_TOKENS = (
 class TextTokenizer:
     """The tokenizer of one model. Thread-safe: nothing changes after construction.
 
+    Args:
+        tool_template: for chats with tools, where the model has a template of its own for them.
+
     Attributes:
         pieces: the bytes of each single token.
+        tool_template_source: the template that chats with tools are written by; empty if there
+            is none.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, chat_template: ChatTemplate | None, eos_token_ids: Sequence[int]
+        self,
+        tokenizer: Tokenizer,
+        chat_template: ChatTemplate | None,
+        eos_token_ids: Sequence[int],
+        tool_template: ChatTemplate | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._chat_template = chat_template
         self.pieces = TokenPieces(tokenizer)
+        self._tool_template = tool_template or chat_template
+        self.tool_template_source = self._tool_template.source if self._tool_template else ""
         self.eos_token_ids = tuple(eos_token_ids)
 
     @classmethod
@@ -62,15 +74,18 @@ class TextTokenizer:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise ModelError(f"{file} cannot be read: {error}.") from error
+        tokenizer = with_visible_tags(tokenizer)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         config = _read_json(model_dir / "tokenizer_config.json")
         special_tokens = _special_tokens(model_dir, config)
-        source = _chat_template_source(model_dir, config)
+        sources = _chat_template_sources(model_dir, config)
+        templates = {name: ChatTemplate(each, special_tokens) for name, each in sources.items()}
         return cls(
             tokenizer,
-            None if source is None else ChatTemplate(source, special_tokens),
+            templates.get("default"),
             _eos_token_ids(model_dir, tokenizer, special_tokens),
+            templates.get("tool_use"),
         )
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -82,12 +97,17 @@ class TextTokenizer:
         return self._encode(text, add_special_tokens=add_special_tokens)
 
     def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], options: ChatOptions = PLAIN_CHAT
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: ChatOptions = PLAIN_CHAT,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[int]:
         """Token ids of the prompt that asks for the next message. Raises MotetError (400)."""
-        if self._chat_template is None:
+        template = self._chat_template if tools is None else self._tool_template
+        if template is None:
             raise no_chat_template()
-        text = self._chat_template.render(messages, options)
+        text = template.render(messages, options, tools=tools)
         return self._encode(text, add_special_tokens=options.add_special_tokens)
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -176,14 +196,16 @@ def _special_tokens(model_dir: Path, config: Mapping[str, Any]) -> dict[str, str
     return tokens
 
 
-def _chat_template_source(model_dir: Path, config: Mapping[str, Any]) -> str | None:
+def _chat_template_sources(model_dir: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Chat templates by name, as transformers names them: "default", and maybe "tool_use"."""
     file = model_dir / "chat_template.jinja"
     if file.is_file():
-        return file.read_text("utf-8")
+        return {"default": file.read_text("utf-8")}
     template = config.get("chat_template")
-    if isinstance(template, list):  # several, by name
-        template = {each["name"]: each["template"] for each in template}.get("default")
-    return template if isinstance(template, str) else None
+    if isinstance(template, list):
+        named = {each["name"]: each["template"] for each in template}
+        return {name: named[name] for name in ("default", "tool_use") if name in named}
+    return {"default": template} if isinstance(template, str) else {}
 
 
 def _eos_token_ids(
