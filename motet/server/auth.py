@@ -31,7 +31,9 @@ from motet.server.errors import error_response
 
 OPEN_PATHS = frozenset({"/live", "/ready", "/health"})
 ADMIN_PREFIX = "/admin/"  # all that is below it, whether or not there is such a route
-ADMIN_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+ADMIN_PATHS = frozenset(
+    f"{prefix}/{verb}_lora_adapter" for prefix in ("", "/v1") for verb in ("load", "unload")
+)
 
 
 class Role(Enum):

@@ -36,7 +36,9 @@ class ServeConfig:
         adapters: (name, directory) pairs to load at start; one that fails ends the start.
         adapter_dir: every adapter in it may be used under its folder's name, and is loaded when
             it first is; also those that come into it later. A name in `adapters` goes first.
-        adapter_roots: directories below which the load endpoint may read.
+        adapter_roots: directories below which the load endpoints may read.
+        state_dir: where the registry of adapters is kept over restarts, with what was downloaded;
+            None keeps nothing.
         api_key: opens /v1/* and /metrics, and the admin endpoints if there is no `admin_key`.
         admin_key: opens everything.
         share_prefix_cache: requests with different keys share cached prefixes, which tells by its
@@ -54,6 +56,7 @@ class ServeConfig:
     adapters: tuple[tuple[str, Path], ...] = ()
     adapter_dir: Path | None = None
     adapter_roots: tuple[Path, ...] = ()
+    state_dir: Path | None = None
     api_key: str | None = field(default=None, repr=False)
     admin_key: str | None = field(default=None, repr=False)
     share_prefix_cache: bool = False

@@ -18,10 +18,18 @@ _STATUS_OF_CODE = {
     "insufficient_permissions": 403,
     "host_not_allowed": 403,
     "path_not_allowed": 403,
+    "source_not_allowed": 403,
     "model_not_found": 404,
     "adapter_not_found": 404,
+    "version_not_found": 404,
+    "operation_not_found": 404,
     "unknown_url": 404,
     "method_not_allowed": 405,
+    "adapter_in_use": 409,
+    "adapter_deleted": 409,
+    "version_not_ready": 409,
+    "nothing_to_roll_back": 409,
+    "alias_changed": 412,
     "request_too_large": 413,
     "unsupported_media_type": 415,
     "client_closed_request": 499,
@@ -29,6 +37,7 @@ _STATUS_OF_CODE = {
     "engine_dead": 500,
     "engine_restarting": 503,
     "adapter_unavailable": 503,
+    "source_unavailable": 503,
 }
 
 # Codes of a request that can never succeed as it is.

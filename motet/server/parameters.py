@@ -19,7 +19,6 @@ from motet.server.errors import bad_request
 # They have no effect on the answer, so ignoring them is honest.
 _IGNORED = frozenset(
     {
-        "user",
         "metadata",
         "safety_identifier",
         "prompt_cache_key",

@@ -26,6 +26,7 @@ MAX_STOPS = 4
 MAX_STOP_CHARS = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_MESSAGES = 4096
+MAX_USER_CHARS = 512
 
 
 def _normalized_prompt(value: Any) -> list[Any]:
@@ -131,6 +132,7 @@ class GenerationParameters(BaseModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     stream: bool = False
     stream_options: StreamOptions | None = None
+    user: Annotated[str, Field(max_length=MAX_USER_CHARS)] | None = None
 
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> Self:

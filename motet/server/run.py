@@ -20,6 +20,7 @@ from rich.console import Console
 from uvicorn.loops.auto import auto_loop_factory
 
 from motet.core.errors import ConfigError, MotetError
+from motet.server.adapter_admin import AdapterAdmin
 from motet.server.adapter_dir import AdapterDirectory
 from motet.server.app import create_app
 from motet.server.banner import print_banner
@@ -29,6 +30,8 @@ from motet.server.http_protocol import BoundedHttpProtocol
 from motet.server.logs import configure_logging
 from motet.server.model_dir import EMBEDDED_MODEL_NAME, model_dir_for
 from motet.server.registry import AdapterRegistry
+from motet.server.registry_store import RegistryStore
+from motet.server.sources import Sources
 from motet.server.tokenizer import TextTokenizer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -37,7 +40,15 @@ _log = structlog.get_logger()
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, ended by one signal after a drain and by a second one at once."""
+    """uvicorn, ended by one signal after a drain and by a second one at once.
+
+    Args:
+        on_stop: called with the first; it ends what would hold a drain up.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -58,6 +69,7 @@ class HttpServer(uvicorn.Server):
         """Drain and end; when called again, end now."""
         self.force_exit = self.should_exit
         self.should_exit = True
+        self._on_stop()
 
 
 class Started:
@@ -87,7 +99,8 @@ async def serve(
     Raises:
         MotetError: the address is taken, the model or a static adapter cannot be loaded.
     """
-    with _bound_socket(config) as listener:  # a taken port is noticed before a model is loaded
+    # A taken port or a damaged registry is noticed before a model is loaded.
+    with _bound_socket(config) as listener, _opened_store(config) as store:
         model_dir = await asyncio.to_thread(model_dir_for, config.engine.model)
         name = config.engine.model_name or _default_name(config.engine.model)
         engine_config = msgspec.structs.replace(
@@ -98,20 +111,26 @@ async def serve(
         client = EngineClient(engine_config, engine_command)
         try:
             await client.start()
-            registry = AdapterRegistry(client, name, config.allowed_roots, directory)
-            await load_static_adapters(config, registry)
-            await registry.names.name_directory()
-            app = create_app(config, client, registry, tokenizer)
-            await _serve_http(config, app, listener, client, registry, on_started)
+            registry = AdapterRegistry(client, name, config.allowed_roots, directory, store)
+            admin = AdapterAdmin.over(client, registry, Sources(config.allowed_roots))
+            try:
+                await registry.records.restore()
+                await load_static_adapters(config, admin)
+                await registry.names.name_directory()
+                await registry.load_required()
+                app = create_app(config, client, registry, admin, tokenizer)
+                await _serve_http(config, app, listener, client, registry, on_started)
+            finally:
+                admin.close()
         finally:
             await client.close()
 
 
-async def load_static_adapters(config: ServeConfig, registry: AdapterRegistry) -> None:
+async def load_static_adapters(config: ServeConfig, admin: AdapterAdmin) -> None:
     """Load what `--adapter` gives, in that order. Raises MotetError with the first that fails."""
     for name, path in config.adapters:
         try:
-            await registry.load_static(name, path)
+            await admin.deployments.load_static(name, path)
         except MotetError as error:
             raise MotetError(
                 f"The adapter {name} at {path} cannot be loaded: {error.message}",
@@ -124,6 +143,15 @@ def _adapter_directory(config: ServeConfig) -> AdapterDirectory | None:
     if config.adapter_dir is None:
         return None
     return AdapterDirectory(config.adapter_dir, config.allowed_roots)
+
+
+@contextlib.contextmanager
+def _opened_store(config: ServeConfig) -> Iterator[RegistryStore | None]:
+    if config.state_dir is None:
+        yield None
+        return
+    with contextlib.closing(RegistryStore(config.state_dir)) as store:
+        yield store
 
 
 def _default_name(model: str | None) -> str:
@@ -152,7 +180,8 @@ async def _serve_http(
             ws="none",
             lifespan="off",
             timeout_graceful_shutdown=config.drain_timeout_s,
-        )
+        ),
+        on_stop=registry.records.events.close,
     )
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"

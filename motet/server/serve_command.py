@@ -6,6 +6,7 @@ Does not know: how anything is served (`run.py`, which is imported only when the
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -31,6 +32,14 @@ def _named_path(text: str) -> tuple[str, Path]:
     if not (name and separator and path):
         raise ConfigError(f"--adapter {text!r} should be NAME=PATH.", param="adapter")
     return name, Path(path)
+
+
+def _default_state_dir(port: int) -> Path | None:
+    """One for each port that is known beforehand, as the XDG base directories have it."""
+    if port == 0:
+        return None
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "motet" / str(port)
 
 
 def _optional_bytes(size: str | None) -> int | None:
@@ -86,6 +95,15 @@ def serve(
         typer.Option(
             metavar="DIR",
             help="A directory below which POST /v1/load_lora_adapter may read; may be repeated.",
+            rich_help_panel=_ADAPTERS,
+        ),
+    ] = None,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the versions, aliases and pins of adapters are kept over restarts.",
+            show_default="$XDG_STATE_HOME/motet/PORT; nothing is kept with --port 0",
             rich_help_panel=_ADAPTERS,
         ),
     ] = None,
@@ -257,6 +275,7 @@ def serve(
             adapters=tuple(_named_path(text) for text in adapter or []),
             adapter_dir=adapter_dir,
             adapter_roots=tuple(adapter_root or []),
+            state_dir=state_dir or _default_state_dir(port),
             api_key=api_key,
             admin_key=admin_key,
             share_prefix_cache=share_prefix_cache,

@@ -240,7 +240,7 @@ def test_a_taken_port_is_noticed_before_the_model_is_loaded(
 
 
 def test_adapters_of_a_running_server(server: RunningServer, tmp_path: Path) -> None:
-    root = server.started.registry.catalogue.all()[0].path.parent
+    root = server.started.registry.catalogue.get("red").main.path.parent
     write_adapter(root / "green", b"green")
     try:
         where = ("--url", server.url)
