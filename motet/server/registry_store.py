@@ -56,10 +56,13 @@ class RegistryStore:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
         try:
             self._lock = _locked(directory)
-            self._db = _opened(directory / "registry.sqlite")
+            try:
+                self._db = _opened(directory / "registry.sqlite")
+            except BaseException:
+                os.close(self._lock)
+                raise
         except OSError as error:
             raise ConfigError(
                 f"--state-dir {directory} cannot be used: {error.strerror}.", param="state_dir"
