@@ -29,7 +29,7 @@ class AdapterAdmin:
         transitions = Transitions(registry.records, registry.holdings)
         return cls(
             Deployments(client, registry, transitions, sources),
-            AdapterChanges(client, registry, transitions),
+            AdapterChanges(client, registry, transitions, sources),
         )
 
     def close(self) -> None:

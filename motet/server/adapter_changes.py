@@ -7,13 +7,14 @@ Does not know: HTTP, nor the steps of a change (`transitions.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from motet.core.errors import MotetError
-from motet.server.adapter import Adapter, Weights
+from motet.server.adapter import Adapter, SourceType, Version, Weights
 from motet.server.engine_client import EngineClient
 from motet.server.registry import AdapterRegistry
+from motet.server.sources import Sources
 from motet.server.transitions import Fields, Transitions
 
 _FIELDS = Fields("name", "name", "name")
@@ -23,7 +24,11 @@ class AdapterChanges:
     """Changes of a registry, one at a time for each name."""
 
     def __init__(
-        self, client: EngineClient, registry: AdapterRegistry, transitions: Transitions
+        self,
+        client: EngineClient,
+        registry: AdapterRegistry,
+        transitions: Transitions,
+        sources: Sources,
     ) -> None:
         self._client = client
         self._names = registry.names
@@ -31,6 +36,7 @@ class AdapterChanges:
         self._holdings = registry.holdings
         self._leases = registry.leases
         self._transitions = transitions
+        self._sources = sources
         self._drains: set[asyncio.Task[bool]] = set()
 
     async def point(self, name: str, weights: Weights, if_match: str | None) -> Adapter:
@@ -158,13 +164,24 @@ class AdapterChanges:
         async with self._records.lock(name):
             adapter = self._records.catalogue.get(name)
             assert adapter is not None  # draining versions keep it
-            for number in numbers:
-                self._holdings.release(adapter.versions[number])
-                adapter = adapter.drop(number)
+            gone = [adapter.versions[number] for number in numbers]
+            for version in gone:
+                self._holdings.release(version)
+                adapter = adapter.drop(version.number)
             self._records.show(adapter)
         for version_id in ids:
             self._leases.forget(version_id)
+        if is_drained:  # else the engine may have to read them again for what still runs
+            await self._discard(gone)
         return is_drained
+
+    async def _discard(self, versions: Iterable[Version]) -> None:
+        """Delete what was downloaded for versions that are gone, unless others lie there too."""
+        for version in versions:
+            is_remote = version.source.type in (SourceType.HF, SourceType.S3)
+            if is_remote and version.path not in (None, *self._records.catalogue.paths()):
+                assert version.path is not None
+                await self._sources.discard(version.path)
 
 
 def _numbers_to_delete(

@@ -7,6 +7,7 @@ Does not know: files, nor how an adapter comes into the engine (`registry.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from motet.server.adapter import Adapter
 
@@ -32,6 +33,11 @@ class Catalogue:
     def all(self) -> list[Adapter]:
         """All adapters, also those without an alias."""
         return list(self._adapters.values())
+
+    def paths(self) -> set[Path]:
+        """The directories of all versions."""
+        versions = (each for adapter in self.all() for each in adapter.versions.values())
+        return {version.path for version in versions if version.path is not None}
 
     def get(self, name: str) -> Adapter | None:
         """What is known under a name; None if nothing is."""

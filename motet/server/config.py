@@ -37,6 +37,8 @@ class ServeConfig:
         adapter_dir: every adapter in it may be used under its folder's name, and is loaded when
             it first is; also those that come into it later. A name in `adapters` goes first.
         adapter_roots: directories below which the load endpoints may read.
+        hub_orgs: organisations on the Hub whose repositories an admin may load adapters from.
+        buckets: "s3://bucket/prefix" below which an admin may load adapters from.
         state_dir: where the registry of adapters is kept over restarts, with what was downloaded;
             None keeps nothing.
         api_key: opens /v1/* and /metrics, and the admin endpoints if there is no `admin_key`.
@@ -47,7 +49,8 @@ class ServeConfig:
         max_body_bytes: larger requests are refused.
 
     Raises:
-        ConfigError: an address that others can reach without any key, or an impossible port.
+        ConfigError: an address that others can reach without any key, an impossible port, or
+            options that need another.
     """
 
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -56,6 +59,8 @@ class ServeConfig:
     adapters: tuple[tuple[str, Path], ...] = ()
     adapter_dir: Path | None = None
     adapter_roots: tuple[Path, ...] = ()
+    hub_orgs: tuple[str, ...] = ()
+    buckets: tuple[str, ...] = ()
     state_dir: Path | None = None
     api_key: str | None = field(default=None, repr=False)
     admin_key: str | None = field(default=None, repr=False)
@@ -78,6 +83,18 @@ class ServeConfig:
                 "Set --api-key (and --admin-key for managing adapters), or use --host 127.0.0.1.",
                 param="host",
             )
+
+        if (self.hub_orgs or self.buckets) and self.state_dir is None:
+            raise ConfigError(
+                "--allow-hub-org and --allow-bucket need --state-dir, to keep what is downloaded.",
+                param="state_dir",
+            )
+        for bucket in self.buckets:
+            if not bucket.removeprefix("s3://") or not bucket.startswith("s3://"):
+                raise ConfigError(
+                    f"--allow-bucket {bucket!r} should be s3://BUCKET or s3://BUCKET/PREFIX.",
+                    param="buckets",
+                )
 
     @property
     def has_keys(self) -> bool:

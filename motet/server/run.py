@@ -25,6 +25,7 @@ from motet.server.adapter_dir import AdapterDirectory
 from motet.server.app import create_app
 from motet.server.banner import print_banner
 from motet.server.config import ServeConfig
+from motet.server.downloads import Downloads
 from motet.server.engine_client import ENGINE_COMMAND, EngineClient
 from motet.server.http_protocol import BoundedHttpProtocol
 from motet.server.logs import configure_logging
@@ -112,9 +113,13 @@ async def serve(
         try:
             await client.start()
             registry = AdapterRegistry(client, name, config.allowed_roots, directory, store)
-            admin = AdapterAdmin.over(client, registry, Sources(config.allowed_roots))
+            downloads = _downloads(config)
+            sources = Sources(config.allowed_roots, config.hub_orgs, config.buckets, downloads)
+            admin = AdapterAdmin.over(client, registry, sources)
             try:
                 await registry.records.restore()
+                if downloads is not None:
+                    await asyncio.to_thread(downloads.sweep, registry.catalogue.paths())
                 await load_static_adapters(config, admin)
                 await registry.names.name_directory()
                 await registry.load_required()
@@ -152,6 +157,12 @@ def _opened_store(config: ServeConfig) -> Iterator[RegistryStore | None]:
         return
     with contextlib.closing(RegistryStore(config.state_dir)) as store:
         yield store
+
+
+def _downloads(config: ServeConfig) -> Downloads | None:
+    return (
+        None if config.state_dir is None else Downloads(config.state_dir.absolute() / "downloads")
+    )
 
 
 def _default_name(model: str | None) -> str:

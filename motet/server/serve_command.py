@@ -98,6 +98,23 @@ def serve(
             rich_help_panel=_ADAPTERS,
         ),
     ] = None,
+    allow_hub_org: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORG",
+            help="An organisation on the Hugging Face Hub that adapters may be loaded from; may "
+            "be repeated.",
+            rich_help_panel=_ADAPTERS,
+        ),
+    ] = None,
+    allow_bucket: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="s3://BUCKET/PREFIX",
+            help="Where in S3 adapters may be loaded from; may be repeated. Needs motet[s3].",
+            rich_help_panel=_ADAPTERS,
+        ),
+    ] = None,
     state_dir: Annotated[
         Path | None,
         typer.Option(
@@ -275,6 +292,8 @@ def serve(
             adapters=tuple(_named_path(text) for text in adapter or []),
             adapter_dir=adapter_dir,
             adapter_roots=tuple(adapter_root or []),
+            hub_orgs=tuple(allow_hub_org or []),
+            buckets=tuple(allow_bucket or []),
             state_dir=state_dir or _default_state_dir(port),
             api_key=api_key,
             admin_key=admin_key,

@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,62 +15,46 @@ from structlog.testing import capture_logs
 from motet.server import events as events_module
 from motet.server.events import Event, EventLog
 from tests.server.conftest import StartServer
-from tests.server.running_server import RunningServer, wait_until
+from tests.server.running_server import RunningServer
 from tests.server.test_admin_adapters import ADAPTERS, alias, create, delete, post
 
 PATH = "/admin/v1/events"
 
 
-class Watcher:
-    """Reads events in a thread."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, str, Any]] = []  # id, kind, data
-        self.is_reading = threading.Event()
-        self.has_ended = threading.Event()
-
-    def read(self, lines: Iterator[str]) -> None:
-        fields: dict[str, str] = {}
-        for line in lines:
-            self.is_reading.set()
-            name, _, value = line.partition(": ")
-            fields[name] = value
-            if name == "data":
-                self.events.append((fields["id"], fields["event"], json.loads(value)))
-        self.has_ended.set()
+Told = tuple[str, str, Any]  # id, kind, data
 
 
 @contextmanager
-def watching(server: RunningServer, last_id: str | None = None) -> Iterator[Watcher]:
-    watcher = Watcher()
+def watching(server: RunningServer, last_id: str | None = None) -> Iterator[Iterator[Told]]:
+    """Events as they come; they are followed from when the block begins."""
     headers = {} if last_id is None else {"Last-Event-ID": last_id}
     with server.http.stream("GET", PATH, headers=headers) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
-        thread = threading.Thread(target=lambda: _read(watcher, response.iter_lines()))
-        thread.start()
-        assert watcher.is_reading.wait(20)
-        yield watcher
-    thread.join(20)
+        lines = response.iter_lines()
+        assert next(lines).startswith(":")
+        yield parsed(lines)
 
 
-def _read(watcher: Watcher, lines: Iterator[str]) -> None:
-    try:
-        watcher.read(lines)
-    except Exception:  # the test closed the connection
-        watcher.has_ended.set()
+def parsed(lines: Iterator[str]) -> Iterator[Told]:
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        fields[name] = value
+        if name == "data":
+            yield fields["id"], fields["event"], json.loads(value)
 
 
 def test_what_happens_is_told_in_order(start_server: StartServer, adapters_dir: Path) -> None:
     with start_server(adapter_roots=(adapters_dir,)) as server:
         create(server, "before", "red")
-        with watching(server) as watcher:
+        with watching(server) as coming:
             create(server, "mine", "red")
             create(server, "mine", "blue")
             alias(server, "mine", {"1": 1, "2": 1})
             post(server, "mine", "pin")
             delete(server, "mine")
-            wait_until(lambda: len(watcher.events) >= 18)
-        told = [(kind, data) for _, kind, data in watcher.events]
+            events = list(islice(coming, 18))
+        told = [(kind, data) for _, kind, data in events]
         assert [data["state"] for kind, data in told if kind == "version"] == [
             *("pending", "validating", "loading", "ready"),
             *("pending", "validating", "loading", "ready"),
@@ -81,18 +65,18 @@ def test_what_happens_is_told_in_order(start_server: StartServer, adapters_dir: 
         assert [data["pinned"] for kind, data in told if kind == "pin"] == [True, False]
         assert {data["adapter"] for _, data in told} == {"mine"}
         # Who comes back gets the rest; whoever has an id of another run gets all.
-        with watching(server, watcher.events[9][0]) as again:
-            wait_until(lambda: len(again.events) == len(watcher.events) - 10)
-        assert again.events == watcher.events[10:]
-        with watching(server, "feed-12") as stranger:
-            wait_until(lambda: len(stranger.events) == len(watcher.events) + 5)
-        assert stranger.events[0][2]["adapter"] == "before"
+        with watching(server, events[9][0]) as coming:
+            assert list(islice(coming, 8)) == events[10:]
+        with watching(server, "feed-12") as coming:
+            everything = list(islice(coming, 23))
+        assert everything[5:] == events
+        assert everything[0][2]["adapter"] == "before"
 
 
 def test_watchers_do_not_hold_a_shutdown_up(start_server: StartServer) -> None:
-    with start_server() as server, watching(server) as watcher:
+    with start_server(drain_timeout_s=300) as server, watching(server) as coming:
         server.started.stop()
-        assert watcher.has_ended.wait(10)
+        assert list(coming) == []
 
 
 def test_only_so_many_events_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
