@@ -36,6 +36,7 @@ class ServeConfig:
         adapters: (name, directory) pairs to load at start; one that fails ends the start.
         adapter_dir: every adapter in it may be used under its folder's name, and is loaded when
             it first is; also those that come into it later. A name in `adapters` goes first.
+        watch_adapter_dir: follow what changes in `adapter_dir`.
         adapter_roots: directories below which the load endpoints may read.
         hub_orgs: organisations on the Hub whose repositories an admin may load adapters from.
         buckets: "s3://bucket/prefix" below which an admin may load adapters from.
@@ -58,6 +59,7 @@ class ServeConfig:
     port: int = 8000
     adapters: tuple[tuple[str, Path], ...] = ()
     adapter_dir: Path | None = None
+    watch_adapter_dir: bool = False
     adapter_roots: tuple[Path, ...] = ()
     hub_orgs: tuple[str, ...] = ()
     buckets: tuple[str, ...] = ()
@@ -84,6 +86,11 @@ class ServeConfig:
                 param="host",
             )
 
+        if self.watch_adapter_dir and self.adapter_dir is None:
+            raise ConfigError(
+                "--watch-adapter-dir needs --adapter-dir, the directory to watch.",
+                param="watch_adapter_dir",
+            )
         if (self.hub_orgs or self.buckets) and self.state_dir is None:
             raise ConfigError(
                 "--allow-hub-org and --allow-bucket need --state-dir, to keep what is downloaded.",

@@ -31,7 +31,10 @@ class HubFiles:
     def chunks(self, source: Source, file: str) -> Iterator[bytes]:
         """A file of a commit."""
         from huggingface_hub import get_session, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]
+            build_hf_headers,
+            hf_raise_for_status,
+        )
 
         url = hf_hub_url(source.uri, file, revision=source.revision)
         with (

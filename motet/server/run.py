@@ -19,20 +19,16 @@ import uvicorn
 from rich.console import Console
 from uvicorn.loops.auto import auto_loop_factory
 
-from motet.core.errors import ConfigError, MotetError
-from motet.server.adapter_admin import AdapterAdmin
-from motet.server.adapter_dir import AdapterDirectory
+from motet.core.errors import ConfigError
+from motet.server.adapter_startup import adapter_directory, opened_store, running_adapters
 from motet.server.app import create_app
 from motet.server.banner import print_banner
 from motet.server.config import ServeConfig
-from motet.server.downloads import Downloads
 from motet.server.engine_client import ENGINE_COMMAND, EngineClient
 from motet.server.http_protocol import BoundedHttpProtocol
 from motet.server.logs import configure_logging
 from motet.server.model_dir import EMBEDDED_MODEL_NAME, model_dir_for
 from motet.server.registry import AdapterRegistry
-from motet.server.registry_store import RegistryStore
-from motet.server.sources import Sources
 from motet.server.tokenizer import TextTokenizer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -101,68 +97,23 @@ async def serve(
         MotetError: the address is taken, the model or a static adapter cannot be loaded.
     """
     # A taken port or a damaged registry is noticed before a model is loaded.
-    with _bound_socket(config) as listener, _opened_store(config) as store:
+    with _bound_socket(config) as listener, opened_store(config) as store:
         model_dir = await asyncio.to_thread(model_dir_for, config.engine.model)
         name = config.engine.model_name or _default_name(config.engine.model)
         engine_config = msgspec.structs.replace(
             config.engine, model=str(model_dir), model_name=name
         )
-        directory = _adapter_directory(config)
+        directory = adapter_directory(config)
         tokenizer = await asyncio.to_thread(TextTokenizer.from_dir, model_dir)
         client = EngineClient(engine_config, engine_command)
         try:
             await client.start()
-            registry = AdapterRegistry(client, name, config.allowed_roots, directory, store)
-            downloads = _downloads(config)
-            sources = Sources(config.allowed_roots, config.hub_orgs, config.buckets, downloads)
-            admin = AdapterAdmin.over(client, registry, sources)
-            try:
-                await registry.records.restore()
-                if downloads is not None:
-                    await asyncio.to_thread(downloads.sweep, registry.catalogue.paths())
-                await load_static_adapters(config, admin)
-                await registry.names.name_directory()
-                await registry.load_required()
+            async with running_adapters(config, client, name, directory, store) as adapters:
+                registry, admin = adapters
                 app = create_app(config, client, registry, admin, tokenizer)
                 await _serve_http(config, app, listener, client, registry, on_started)
-            finally:
-                admin.close()
         finally:
             await client.close()
-
-
-async def load_static_adapters(config: ServeConfig, admin: AdapterAdmin) -> None:
-    """Load what `--adapter` gives, in that order. Raises MotetError with the first that fails."""
-    for name, path in config.adapters:
-        try:
-            await admin.deployments.load_static(name, path)
-        except MotetError as error:
-            raise MotetError(
-                f"The adapter {name} at {path} cannot be loaded: {error.message}",
-                code=error.code,
-                param=error.param,
-            ) from error
-
-
-def _adapter_directory(config: ServeConfig) -> AdapterDirectory | None:
-    if config.adapter_dir is None:
-        return None
-    return AdapterDirectory(config.adapter_dir, config.allowed_roots)
-
-
-@contextlib.contextmanager
-def _opened_store(config: ServeConfig) -> Iterator[RegistryStore | None]:
-    if config.state_dir is None:
-        yield None
-        return
-    with contextlib.closing(RegistryStore(config.state_dir)) as store:
-        yield store
-
-
-def _downloads(config: ServeConfig) -> Downloads | None:
-    return (
-        None if config.state_dir is None else Downloads(config.state_dir.absolute() / "downloads")
-    )
 
 
 def _default_name(model: str | None) -> str:

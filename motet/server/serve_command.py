@@ -90,6 +90,15 @@ def serve(
             rich_help_panel=_ADAPTERS,
         ),
     ] = None,
+    watch_adapter_dir: Annotated[
+        bool,
+        typer.Option(
+            "--watch-adapter-dir",
+            help="Follow --adapter-dir: a folder that changes becomes a new version, one that "
+            "goes is drained. Needs motet[watch].",
+            rich_help_panel=_ADAPTERS,
+        ),
+    ] = False,
     adapter_root: Annotated[
         list[Path] | None,
         typer.Option(
@@ -291,6 +300,7 @@ def serve(
             port=port,
             adapters=tuple(_named_path(text) for text in adapter or []),
             adapter_dir=adapter_dir,
+            watch_adapter_dir=watch_adapter_dir,
             adapter_roots=tuple(adapter_root or []),
             hub_orgs=tuple(allow_hub_org or []),
             buckets=tuple(allow_bucket or []),

@@ -56,7 +56,7 @@ class Sources:
         Raises:
             AdapterError: the source is not allowed, or nothing is there; `param` names it.
         """
-        if source.type is SourceType.PATH:
+        if source.type in (SourceType.PATH, SourceType.DIRECTORY):
             return await _confined(source.uri, self._roots, param)
         is_allowed = (
             self._allows_repository(source.uri)

@@ -83,9 +83,10 @@ class Transitions:
         adapter = self._records.catalogue.get(name)
         assert adapter is not None
         for number, version in adapter.versions.items():
-            if version.hold is None or version.is_draining:
+            if version.hold is None:
                 continue
-            if number not in adapter.kept:
+            # What drains is held until its requests have ended, but no pin keeps it.
+            if number not in adapter.kept and not version.is_draining:
                 adapter = adapter.put(self._holdings.release(version))
             elif version.hold.is_pinned and not (adapter.is_pinned and number in adapter.targets):
                 adapter = adapter.put(self._holdings.unpin(version))
