@@ -104,6 +104,8 @@ async def find_model(request: Request, services: Services, params: GenerationPar
     context = context_of(request.scope)
     sticky_key = params.user or context.request_id
     resolved = await services.registry.resolve(params.model, context.principal, sticky_key)
+    if context.lease is not None:  # the request has asked before
+        context.lease.end()
     context.adapter_label = resolved.label
     context.adapter_version = resolved.version
     context.lease = resolved.lease

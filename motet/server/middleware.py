@@ -12,6 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from urllib.parse import quote
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -119,7 +120,8 @@ class BodyLimitMiddleware:
 def _add_headers(headers: MutableHeaders, context: RequestContext) -> None:
     headers["x-request-id"] = context.request_id
     if context.adapter_label is not None:
-        headers["x-adapter-id"] = context.adapter_label
+        # The base model may have a name that a header cannot hold.
+        headers["x-adapter-id"] = quote(context.adapter_label, safe="/:@+")
     if context.adapter_version is not None:
         headers["x-adapter-version"] = str(context.adapter_version)
 

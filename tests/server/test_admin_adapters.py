@@ -4,13 +4,14 @@ import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx2
 import pytest
 
 from tests.server.conftest import StartServer, write_adapter
 from tests.server.fake_engine import digest_of
-from tests.server.running_server import BASE, RunningServer, wait_until
+from tests.server.running_server import BASE, RunningServer, running_server, wait_until
 
 ADAPTERS = "/admin/v1/adapters"
 JSON = {"Content-Type": "application/json"}
@@ -274,6 +275,32 @@ def test_deleting_waits_for_running_requests_and_refuses_new_ones(
         assert states(server, "mine") == {2: "ready"}
         assert code(post(server, "mine", "rollback")) == (409, "nothing_to_roll_back")
         wait_until(lambda: held(server) == Counter(blue=1))
+
+
+def test_a_drain_that_takes_too_long_ends_no_request(
+    start_server: StartServer, colours: Path
+) -> None:
+    with start_server(engine={"step_s": 0.02}, adapter_roots=(colours,)) as server:
+        create(server, "mine", "red")
+        body = {"model": "mine", "prompt": PROMPT, "max_tokens": 50, "stream": True}
+        with server.http.stream("POST", "/v1/completions", json=body) as response:
+            deleted = delete(server, "mine", drain_timeout_s=0)
+            assert deleted.json()["drained"] is False
+            assert code(server.get(f"{ADAPTERS}/mine"))[0] == 404
+            lines = [line for line in response.iter_lines() if line]
+        assert len(lines) == 51
+        assert lines[-1] == "data: [DONE]"
+        wait_until(lambda: held(server) == Counter())
+
+
+def test_a_base_model_of_any_name_is_said_in_a_header(model_dir: Path, tmp_path: Path) -> None:
+    name = "modèle 模\r\nx: y"
+    config = {"model_name": name}
+    with running_server(model_dir, tmp_path / "log", config=config) as server:
+        response = server.complete(model=name)
+        assert response.status_code == 200
+        assert unquote(response.headers["x-adapter-id"]) == name
+        assert "x" not in response.headers
 
 
 def test_what_an_alias_names_is_deleted_only_by_force(
