@@ -10,12 +10,13 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
 from motet.adapters.roots import adapter_name_is_valid
 from motet.core.errors import MotetError
-from motet.server.adapter import Adapter, Version, found
+from motet.server.adapter import Adapter, SourceType, Version, found
 from motet.server.adapter_dir import AdapterDirectory
 from motet.server.errors import bad_request
 from motet.server.principal import Principal
@@ -52,7 +53,13 @@ class AdapterNames:
         self._directory = directory
 
     async def name_directory(self) -> None:
-        """Name every adapter that lies in the directory; a name that is taken stays as it is."""
+        """Name every adapter that lies in the directory; a name that is taken stays as it is.
+
+        Names that were found in the directory of an earlier start are not there any more.
+        """
+        for adapter in self._catalogue.all():
+            if not self._lies_here(adapter):
+                self._catalogue.remove(adapter.name)
         if self._directory is None:
             return
         now = int(time.time())
@@ -142,6 +149,14 @@ class AdapterNames:
             raise bad_request(
                 f"{name!r} is the name of the base model; choose another for the adapter.", param
             )
+
+    def _lies_here(self, adapter: Adapter) -> bool:
+        """Whether somebody asked for one of its versions, or it was found in this directory."""
+        return any(
+            version.source.type is not SourceType.DIRECTORY
+            or (self._directory and Path(version.source.uri).is_relative_to(self._directory.path))
+            for version in adapter.versions.values()
+        )
 
     def _meant(self, spelling: Spelling) -> Adapter | Version | None:
         adapter = self._catalogue.get(spelling.name)

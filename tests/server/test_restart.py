@@ -85,6 +85,25 @@ def test_forgotten_names_of_the_directory_stay_away(
         assert server.complete(model="green").status_code == 200
 
 
+def test_a_name_of_another_directory_is_not_there_until_that_one_is_served_again(
+    start_server: StartServer, colours: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    write_adapter(other / "blue", b"other blue")
+    state: dict[str, Any] = {"state_dir": tmp_path / "state"}
+    with start_server(adapter_dir=colours, **state) as server:
+        for name in ("red", "blue"):
+            server.complete(model=name)
+        create(server, "mine", "green")
+    with start_server(adapter_dir=other, **state) as server:
+        listed = [each["id"] for each in server.get("/v1/models").json()["data"]]
+        assert listed[1:] == ["mine", "blue"]
+        assert server.complete(model="blue").status_code == 200
+        assert server.get("/v1/models/blue").json()["digest"] == digest_of(b"other blue")
+    with start_server(adapter_dir=colours, **state) as server:
+        assert states(server, "red") == {1: "evicted"}
+
+
 def test_a_version_never_means_other_content(
     start_server: StartServer, colours: Path, tmp_path: Path
 ) -> None:
