@@ -198,7 +198,7 @@ def test_the_best_of_as_many_as_are_asked_for_is_no_choice() -> None:
 
 
 def test_harmless_parameters_are_ignored() -> None:
-    harmless = {"user": "u", "metadata": {"a": "b"}, "safety_identifier": "s", "verbosity": "low"}
+    harmless = {"metadata": {"a": "b"}, "safety_identifier": "s", "verbosity": "low"}
     assert chat(**harmless) == chat()
 
 
