@@ -29,7 +29,8 @@ class SourceType(StrEnum):
     """Where the files of a version come from."""
 
     DIRECTORY = "directory"  # found in the adapter directory; nobody asked for it
-    PATH = "path"
+    STATIC = "static"  # a directory anywhere, given by the operator at start
+    PATH = "path"  # a directory below an allowed root
     HF = "hf"
     S3 = "s3"
 

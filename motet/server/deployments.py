@@ -104,7 +104,7 @@ class Deployments:
         if known is not None and known.is_static:
             raise _name_taken(name, "lora_name")
         self._names.require_usable(name, "lora_name")
-        source = Source(SourceType.PATH, str(path.absolute()))
+        source = Source(SourceType.STATIC, str(path.absolute()))
         deployment = Deployment(name, source, keeps_failure=False)
         resolved = await self._sources.locate_anywhere(path, "lora_path")
         async with self._records.lock(name):
@@ -118,6 +118,7 @@ class Deployments:
 
     async def _register(self, adapter: Adapter, deployment: Deployment, path: Path | None) -> int:
         """Number a new version, and keep that it is on its way. Needs the name's lock."""
+        adapter = _without_failures(adapter)
         unread = adapter.unread
         is_unread_folder = unread is not None and path is not None and path == unread.path
         if adapter.versions and not adapter.is_gone and not deployment.may_replace:
@@ -134,7 +135,7 @@ class Deployments:
             int(time.time()),
             deployment.created_by,
         )
-        await self._records.commit(_without_failures(adapter).put(version))
+        await self._records.commit(adapter.put(version))
         return version.number
 
     async def _deploy(self, deployment: Deployment, number: int, *, is_static: bool = False) -> int:

@@ -6,6 +6,7 @@ Does not know: which versions there are, nor what keeps two loads of one apart (
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,8 @@ class Holdings:
     """References and pins in the running engine.
 
     Args:
-        roots: directories that what was found in the adapter directory must lie below.
+        roots: directories below which a version must lie, unless the operator gave it at start
+            or it was downloaded.
     """
 
     def __init__(self, client: EngineClient, roots: Sequence[Path]) -> None:
@@ -47,7 +49,7 @@ class Holdings:
             MotetError: the engine died meanwhile.
         """
         try:
-            path = self._confined(version)
+            path = await asyncio.to_thread(self._confined, version)
             reference = await self._client.load_adapter(path)
         except AdapterError as error:
             raise _unusable(version, error, param) from error
@@ -105,8 +107,9 @@ class Holdings:
         return replace(version, hold=None)
 
     def _confined(self, version: Version) -> Path:
+        """Where to read it. The roots may be others than when it was first read."""
         assert version.path is not None  # it has been fetched
-        if version.digest is None and version.source.type is SourceType.DIRECTORY:
+        if version.source.type in (SourceType.DIRECTORY, SourceType.PATH):
             return confine(version.path, self._roots)
         return version.path
 

@@ -64,6 +64,9 @@ class Operation:
         try:
             self.version = await work
             self.state = OperationState.SUCCEEDED
+            _log.info(
+                "adapter ready", operation=self.id, adapter=self.adapter, version=self.version
+            )
         except MotetError as error:
             self._fail(error)
         except Exception:
@@ -74,6 +77,9 @@ class Operation:
             self.ended_at = int(time.time())
 
     def _fail(self, error: MotetError) -> None:
+        _log.warning(
+            "adapter not loaded", operation=self.id, adapter=self.adapter, reason=error.message
+        )
         self.error = error
         self.state = OperationState.FAILED
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
-from motet.server.adapter import Adapter, Version, VersionState
+from motet.server.adapter import Adapter, Version, VersionState, Weights
 from motet.server.catalogue import Catalogue
 from motet.server.events import EventLog
 from motet.server.registry_store import RegistryStore
@@ -97,7 +97,7 @@ class Records:
             self.events.add("pin", {"adapter": after.name, "pinned": after.is_pinned})
 
 
-def shares_json(weights: Any) -> dict[str, float] | None:
+def shares_json(weights: Weights | None) -> dict[str, float] | None:
     """Weights with numbers as JSON's keys have to be."""
     return None if weights is None else {str(number): share for number, share in weights.items()}
 

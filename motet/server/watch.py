@@ -9,6 +9,7 @@ so does one that was deleted over HTTP. What has never been used is read when it
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -58,11 +59,12 @@ class DirectoryWatcher:
     async def _run(self) -> None:
         from watchfiles import awatch
 
-        await self._follow(self._names_of_folders())
+        await self._follow(await asyncio.to_thread(self._names_without_folder))
         async for changes in awatch(
             self._directory.path, debounce=SETTLE_MS, step=SETTLE_MS // 4, recursive=True
         ):
-            await self._follow(self._names_at(Path(path) for _, path in changes))
+            paths = [Path(path) for _, path in changes]
+            await self._follow(await asyncio.to_thread(self._names_at, paths))
 
     async def _follow(self, names: Iterable[str]) -> None:
         for name in names:
@@ -86,7 +88,7 @@ class DirectoryWatcher:
             operation = await self._admin.deployments.start(Deployment(name, source))
             await operation.wait()
 
-    def _names_of_folders(self) -> list[str]:
+    def _names_without_folder(self) -> list[str]:
         """Names whose folders may have gone since the registry was written."""
         return [
             adapter.name

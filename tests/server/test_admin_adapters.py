@@ -150,6 +150,10 @@ def test_what_is_refused_leaves_the_old_version(start_server: StartServer, colou
         assert (failed["state"], "not 0000" in failed["reason"]) == ("failed", True)
         assert code(server.complete(model=f"mine@{failed['version']}"))[0] == 404
         assert code(alias(server, "mine", {failed["version"]: 1})) == (409, "version_not_ready")
+        # A name that has nothing but failures is not taken.
+        create(server, "other", "broken")
+        body = {"lora_name": "other", "lora_path": "red"}
+        assert server.post("/v1/load_lora_adapter", body).status_code == 200
         # The next attempt takes its place.
         assert create(server, "mine", "blue").status_code == 200
         assert [each["state"] for each in adapter(server, "mine")["versions"]] == ["ready"] * 2

@@ -104,6 +104,19 @@ def test_a_name_of_another_directory_is_not_there_until_that_one_is_served_again
         assert states(server, "red") == {1: "evicted"}
 
 
+def test_a_root_that_is_no_longer_one_is_not_read(
+    start_server: StartServer, colours: Path, tmp_path: Path
+) -> None:
+    state: dict[str, Any] = {"state_dir": tmp_path / "state"}
+    with start_server(adapter_roots=(colours,), **state) as server:
+        create(server, "mine", "red")
+    with start_server(**state) as server:
+        refused = server.complete(model="mine")
+        assert code(refused) == (503, "adapter_unavailable")
+        assert "not under an allowed adapter root" in refused.json()["error"]["message"]
+        assert len(server.events("LoadAdapter")) == 1
+
+
 def test_a_version_never_means_other_content(
     start_server: StartServer, colours: Path, tmp_path: Path
 ) -> None:

@@ -254,6 +254,6 @@ def test_objects_are_fetched_and_their_change_is_a_new_version(
             digest_of(b"first"),
             digest_of(b"second"),
         ]
-        assert server.complete(model="mine").headers["x-adapter-version"] == "3"
+        assert server.complete(model="mine").headers["x-adapter-version"] == "2"
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         assert code(create(server, source)) == (503, "source_unavailable")
