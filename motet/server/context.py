@@ -10,6 +10,9 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from motet.server.allowance import Allowance
+from motet.server.deadline import Deadline
+from motet.server.keys import KeyLimits
 from motet.server.leases import Lease
 from motet.server.principal import ANYONE, Principal
 
@@ -30,6 +33,9 @@ class RequestContext:
         tenant: whose key the request came with, never the key itself. Requests of one tenant
             share cached prefixes; None without keys, or where all share.
         principal: who sent it, once authentication has said so.
+        limits: of the key that it came with; None without a key.
+        allowance: what it may use of these limits; None where there are none.
+        deadline: when it must be done; only generation requests have one.
     """
 
     request_id: str
@@ -41,6 +47,9 @@ class RequestContext:
     lease: Lease | None = None
     tenant: str | None = None
     principal: Principal = ANYONE
+    limits: KeyLimits | None = None
+    allowance: Allowance | None = None
+    deadline: Deadline | None = None
 
 
 def put_context(scope: MutableMapping[str, Any], context: RequestContext) -> None:

@@ -39,6 +39,7 @@ from motet.core.messages import (
     UnpinAdapter,
 )
 from motet.server.engine_link import EngineLink, describe_exit
+from motet.server.first_token_queue import FirstTokenQueue
 from motet.server.in_flight import InFlight
 from motet.server.token_stream import TokenStream
 
@@ -70,13 +71,18 @@ class EngineClient:
     Args:
         config: the engine's options, given to each process that is started.
         command: the engine's program; tests give another.
+        max_queued: sequences that may wait for their first token at a time.
         restart_delay_s: wait before the first restart; it doubles with each failure in a row.
+
+    Attributes:
+        queue: the sequences that wait for their first token.
     """
 
     def __init__(
         self,
         config: EngineConfig,
         command: Sequence[str] = ENGINE_COMMAND,
+        max_queued: int = 1024,
         restart_delay_s: float = 0.5,
     ) -> None:
         self._config = config
@@ -86,7 +92,8 @@ class EngineClient:
         self._directory = tempfile.TemporaryDirectory(prefix="motet-")  # mode 0700
         self._link: EngineLink | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._in_flight = InFlight(self._send)
+        self.queue = FirstTokenQueue(max_queued)
+        self._in_flight = InFlight(self._send, self.queue)
         self._info: EngineReady | None = None
         self.num_starts = 0
         self.unready_reason: str | None = "The engine is starting."
@@ -135,10 +142,12 @@ class EngineClient:
         holds. The caller closes the stream; that aborts what has not finished.
 
         Raises:
-            MotetError: the engine is not ready.
+            MotetError: the engine is not ready, or too many sequences wait already.
         """
         self.require_ready()
-        stream = TokenStream([request.request_id for request in requests], self._forget)
+        ids = [request.request_id for request in requests]
+        self.queue.add(ids)
+        stream = TokenStream(ids, self._forget)
         for request in requests:
             self._in_flight.streams[request.request_id] = stream
             self._send(request)
@@ -198,6 +207,7 @@ class EngineClient:
 
     def _forget(self, request_id: str, *, is_finished: bool) -> None:
         del self._in_flight.streams[request_id]
+        self.queue.discard(request_id)
         if not is_finished and self._link is not None:
             self._link.send(AbortRequest(request_id))
 

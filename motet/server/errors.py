@@ -6,6 +6,7 @@ Does not know: who raised the error, or why.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
@@ -30,19 +31,27 @@ _STATUS_OF_CODE = {
     "version_not_ready": 409,
     "nothing_to_roll_back": 409,
     "alias_changed": 412,
+    "request_timeout": 408,
     "request_too_large": 413,
+    "url_too_long": 414,
     "unsupported_media_type": 415,
+    "rate_limit_exceeded": 429,
+    "headers_too_large": 431,
     "client_closed_request": 499,
     "internal_error": 500,
     "engine_dead": 500,
     "engine_restarting": 503,
     "adapter_unavailable": 503,
     "source_unavailable": 503,
+    "overloaded": 503,
+    "too_many_connections": 503,
+    "timeout": 504,
 }
 
 # Codes of a request that can never succeed as it is.
 _BAD_REQUEST_CODES = frozenset(
     {
+        "invalid_http",
         "invalid_json",
         "invalid_type",
         "invalid_value",
@@ -54,12 +63,36 @@ _BAD_REQUEST_CODES = frozenset(
         "adapter_already_loaded",
         "adapter_too_large",
         "pins_exceed_pool",
+        "grammar_error",
     }
 )
 
 # A restart of the engine takes seconds, and so does whatever brings an adapter's files back;
 # clients must not hammer the server meanwhile.
 RETRY_AFTER_S = 5
+
+
+class RetryLaterError(MotetError):
+    """A request that is refused now and may be taken later.
+
+    Args:
+        retry_after_s: in how many seconds; None if no wait would help.
+    """
+
+    def __init__(self, message: str, *, code: str, retry_after_s: float | None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What tells a client: the standard header, and what OpenAI's own clients go by."""
+        if self.retry_after_s is None:
+            return {"x-should-retry": "false"}
+        return {
+            "Retry-After": str(max(1, math.ceil(self.retry_after_s))),
+            "retry-after-ms": str(max(1, math.ceil(self.retry_after_s * 1000))),
+            "x-should-retry": "true",
+        }
 
 
 def bad_request(message: str, param: str | None, *, code: str = "invalid_value") -> MotetError:
@@ -90,6 +123,8 @@ def error_body(error: MotetError) -> dict[str, Any]:
         kind = "server_error"
     elif status == 403:
         kind = "permission_error"
+    elif status == 429:
+        kind = "rate_limit_error"
     else:
         kind = "invalid_request_error"
     return {
@@ -108,7 +143,9 @@ def error_response(error: MotetError, headers: dict[str, str] | None = None) -> 
     all_headers = dict(headers or {})
     if status == 401:
         all_headers["WWW-Authenticate"] = "Bearer"
-    if status == 503:
+    if isinstance(error, RetryLaterError):
+        all_headers |= error.headers
+    elif status == 503:
         all_headers["Retry-After"] = str(RETRY_AFTER_S)
     return Response(
         orjson.dumps(error_body(error)),
@@ -116,6 +153,11 @@ def error_response(error: MotetError, headers: dict[str, str] | None = None) -> 
         headers=all_headers,
         media_type="application/json",
     )
+
+
+def unknown_url(method: str, path: str) -> MotetError:
+    """There is no such route, or not for whoever asks here."""
+    return MotetError(f"There is no {method} {path} on this server.", code="unknown_url")
 
 
 def internal_error(request_id: str) -> MotetError:

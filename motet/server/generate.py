@@ -1,22 +1,29 @@
 """One path from a checked request to pieces of text, for both endpoints, streamed or not.
 
-Owns: the load of an adapter before its first use, admission, latency observations.
+Owns: the load of an adapter before its first use, admission, the end of what takes too long,
+latency observations.
 Does not know: how tokens become text (`choice.py`), nor the JSON of either endpoint.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 
 from starlette.requests import Request
 
+from motet.core.errors import MotetError
 from motet.core.messages import AddRequest
 from motet.server import admission
-from motet.server.choice import Choice, Delta, Usage, count_cached
+from motet.server.allowance import Reservation
+from motet.server.budget import default_share, require_within_budget
+from motet.server.choice import Choice, Delta, Usage, best_choices, count_cached
 from motet.server.context import RequestContext, context_of
+from motet.server.deadline import timed_out
 from motet.server.errors import bad_request
+from motet.server.prefix_scope import prefix_scope
 from motet.server.protocol import GenerationParameters
 from motet.server.replies import unless_client_leaves
 from motet.server.services import Services
@@ -38,7 +45,8 @@ class Generation:
         stream: TokenStream,
         choices: dict[str, Choice],
         num_prompt_tokens: int,
-        arrived_s: float,
+        context: RequestContext,
+        reservation: Reservation | None,
     ) -> None:
         self.id = group
         self._metrics = services.metrics
@@ -46,7 +54,9 @@ class Generation:
         self._stream = stream
         self._choices = choices
         self._num_prompt_tokens = num_prompt_tokens
-        self._arrived_s = arrived_s
+        self._arrived_s = context.started_s
+        self._reservation = reservation
+        self._timers = _deadline_timers(context, stream)
         self._is_closed = False
 
     @property
@@ -70,16 +80,24 @@ class Generation:
             delta = choice.push(output)
             if choice.is_finished:
                 self._stream.abort(output.request_id)
-            if delta.text or delta.finish_reason is not None:
+            if not delta.is_empty:
                 yield delta
+
+    def best(self, num_kept: int) -> list[int]:
+        """The choices to answer with once all have finished: `num_kept` for each prompt."""
+        return best_choices(list(self._choices.values()), num_kept)
 
     def close(self) -> None:
         """Abort what has not finished, and count what was done."""
         if self._is_closed:
             return
         self._is_closed = True
+        for timer in self._timers:
+            timer.cancel()
         self._stream.close()
         usage = self.usage
+        if self._reservation is not None:
+            self._reservation.settle(usage.num_prompt_tokens + usage.num_output_tokens)
         self._metrics.add_tokens(self._label, usage.num_prompt_tokens, usage.num_output_tokens)
 
     def _observe_latency(self, choice: Choice, num_tokens: int) -> None:
@@ -89,6 +107,27 @@ class Generation:
         elif num_tokens:
             self._metrics.itl_s.observe((now_s - choice.last_output_s) / num_tokens)
         choice.last_output_s = now_s
+
+
+def _deadline_timers(context: RequestContext, stream: TokenStream) -> list[asyncio.TimerHandle]:
+    """Timers that abort what runs when its time is over; its reader gets the error.
+
+    They act on the stream rather than on whoever reads it, so that the engine is freed at once
+    even if the client does not read.
+    """
+    deadline = context.deadline
+    if deadline is None:
+        return []
+    loop = asyncio.get_running_loop()
+
+    def end_if_queued() -> None:
+        if not stream.has_output:
+            stream.expire(timed_out())
+
+    return [
+        loop.call_later(deadline.seconds_left(has_first_token=False), end_if_queued),
+        loop.call_later(deadline.seconds_left(has_first_token=True), stream.expire, timed_out()),
+    ]
 
 
 async def find_model(request: Request, services: Services, params: GenerationParameters) -> str:
@@ -116,12 +155,20 @@ async def wait_for_adapter(request: Request, services: Services, model: str) -> 
     """Have what `model` names loaded. When this returns, `start_generation` may use it at once.
 
     Raises:
-        MotetError: it cannot be loaded, or the client left meanwhile; the load goes on then, for
-            others may wait for it.
+        MotetError: it cannot be loaded, or the client left or its time was over meanwhile; the
+            load goes on then, for others may wait for it.
     """
-    while services.registry.needs_load(model):  # again, if the engine was restarted just now
-        load = services.registry.ensure_loaded(model)
-        await unless_client_leaves(request.receive, load)
+    deadline = context_of(request.scope).deadline
+    left_s = None if deadline is None else deadline.seconds_left(has_first_token=False)
+    try:
+        async with asyncio.timeout(left_s) as timeout:
+            while services.registry.needs_load(model):  # again, if the engine was restarted
+                load = services.registry.ensure_loaded(model)
+                await unless_client_leaves(request.receive, load)
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise timed_out() from None
 
 
 def start_generation(
@@ -131,6 +178,7 @@ def start_generation(
     prompts: Sequence[list[int]],
     *,
     context: RequestContext,
+    grammar: str | None,
     max_tokens: int | None,
     default_max_tokens: int | None,
     prompt_param: str,
@@ -142,21 +190,30 @@ def start_generation(
 
     Args:
         model: what `find_model` answered.
-        prompts: token ids of each prompt; choice `p * n + i` is choice i of prompt p.
-        context: of the HTTP request: when it came, and whose cached prefixes it shares.
+        prompts: token ids of each prompt; choice `p * num_candidates + i` is choice i of prompt p.
+        context: of the HTTP request: when it came, whose cached prefixes it shares, and what it
+            may use.
+        grammar: what every answer has to be; None is free text.
         max_tokens: tokens to generate at most, as asked for.
         default_max_tokens: if it was not asked for; fewer if there is no room for so many, and
-            None is all that there is room for.
+            None is all that there is room for, within the request's budget.
         prompt_param: the field that holds the prompts, for errors.
 
     Raises:
-        MotetError: the request can never be done, or the engine is not ready.
+        MotetError: the request can never be done, its key may not use so many tokens now, the
+            engine is not ready, or too many wait for it already.
     """
     engine = services.client.info
     vocab_size = engine.shape.vocab_size
     served = services.registry.admit(model)
     admission.require_known_token_ids(params.stop_token_ids, vocab_size, "stop_token_ids")
+    admission.require_known_token_ids(list(params.logit_bias), vocab_size, "logit_bias")
+    admission.require_priority(params.priority, context.principal)
+    require_within_budget(params, prompts, max_tokens)
+    if default_max_tokens is None:
+        default_max_tokens = default_share(len(prompts) * params.num_candidates)
     seed = admission.choose_seed(params)
+    scope = prefix_scope(context.tenant, params.cache_salt)
     group = uuid.uuid4().hex
     requests: list[AddRequest] = []
     choices: dict[str, Choice] = {}
@@ -172,26 +229,48 @@ def start_generation(
             num_adapter_pages=0 if served.info is None else served.info.num_pages,
             param=prompt_param,
         )
-        for index in range(params.n):
+        admission.require_min_tokens(params.min_tokens, admitted)
+        for index in range(params.num_candidates):
             sampling = admission.sampling_params(
                 params,
                 max_tokens=admitted,
                 seed=seed,
                 choice=index,
                 eos_token_ids=services.tokenizer.eos_token_ids,
+                grammar=grammar,
             )
             request_id = f"{group}-{len(requests)}"
             choices[request_id] = Choice(
                 len(requests),
                 prompt_index,
                 services.tokenizer,
-                params.stop,
+                params,
                 sampling.stop_token_ids,
             )
             digest = None if served.info is None else served.info.digest
-            requests.append(AddRequest(request_id, prompt, sampling, digest, context.tenant))
-    stream = services.client.submit(requests)
+            requests.append(
+                AddRequest(request_id, prompt, sampling, digest, scope, params.priority)
+            )
     num_prompt_tokens = sum(len(each) for each in prompts)
+    stream, reservation = _submit(services, requests, num_prompt_tokens, context)
     return Generation(
-        services, group, served.label, stream, choices, num_prompt_tokens, context.started_s
+        services, group, served.label, stream, choices, num_prompt_tokens, context, reservation
     )
+
+
+def _submit(
+    services: Services,
+    requests: Sequence[AddRequest],
+    num_prompt_tokens: int,
+    context: RequestContext,
+) -> tuple[TokenStream, Reservation | None]:
+    """Reserve what the requests may use of their key's tokens, and send them."""
+    if context.allowance is None:
+        return services.client.submit(requests), None
+    most_output_tokens = sum(each.sampling.max_tokens for each in requests)
+    reservation = context.allowance.reserve_tokens(num_prompt_tokens + most_output_tokens)
+    try:
+        return services.client.submit(requests), reservation
+    except MotetError:
+        reservation.settle(0)
+        raise

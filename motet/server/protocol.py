@@ -16,9 +16,29 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from motet.server.field_types import (
+    CacheSalt,
+    LogitBias,
+    NumLogprobs,
+    Priority,
+    TemplateKwargs,
+    User,
+)
+from motet.server.structured import ResponseFormat, StructuredOutputs
+from motet.server.tools.protocol import (
+    CallId,
+    ToolCalls,
+    ToolChoice,
+    Tools,
+    require_calls_for_results,
+    require_offered,
+)
 
 MAX_PROMPTS = 64
 MAX_CHOICES = 16
@@ -26,7 +46,6 @@ MAX_STOPS = 4
 MAX_STOP_CHARS = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_MESSAGES = 4096
-MAX_USER_CHARS = 512
 
 
 def _normalized_prompt(value: Any) -> list[Any]:
@@ -104,6 +123,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False  # vLLM's: the counts so far, in every chunk
     include_obfuscation: bool = False  # padding against traffic analysis; none is added
 
 
@@ -113,7 +133,7 @@ class GenerationParameters(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(le=1), AfterValidator(_positive)] = 1.0
     top_k: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_switched_off_top_k)] = (
@@ -127,12 +147,22 @@ class GenerationParameters(BaseModel):
     ] = []
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS)] = []
     ignore_eos: bool = False
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
     repetition_penalty: Annotated[float, Field(le=2), AfterValidator(_positive)] = 1.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    logit_bias: LogitBias = {}
+    prompt_logprobs: NumLogprobs | None = None
+    return_token_ids: bool = False
+    priority: Priority = 0
+    cache_salt: CacheSalt | None = None
+    user: User | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    user: Annotated[str, Field(max_length=MAX_USER_CHARS)] | None = None
 
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> Self:
@@ -144,25 +174,131 @@ class GenerationParameters(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _whole_prompt_logprobs(self) -> Self:
+        if self.prompt_logprobs is not None and self.stream:
+            raise PydanticCustomError(
+                "prompt_logprobs_in_stream",
+                "is not available together with 'stream': true; send one of them",
+                {"param": "prompt_logprobs"},
+            )
+        return self
+
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    @property
+    def num_candidates(self) -> int:
+        """Sequences to generate for each prompt; `n` of them are returned."""
+        return self.n
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many of the likeliest tokens the engine has to report beside each new one."""
+        return None
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """The same for each token of the prompt."""
+        return self.prompt_logprobs
+
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether the answer speaks of single tokens, and not of text alone."""
+        return self.return_token_ids
 
 
 class CompletionRequest(GenerationParameters):
     """POST /v1/completions. `prompt` is a list of strings, or of lists of token ids."""
 
     prompt: Prompt
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    logprobs: NumLogprobs | None = None
+    echo: bool = False
+    add_special_tokens: bool = True
+
+    @model_validator(mode="after")
+    def _best_of_at_least_n(self) -> Self:
+        if self.num_candidates < self.n:
+            raise PydanticCustomError(
+                "best_of_fewer",
+                f"should be at least n, which is {self.n}",
+                {"param": "best_of"},
+            )
+        if self.num_candidates > self.n and self.stream:
+            raise PydanticCustomError(
+                "best_of_in_stream",
+                "cannot be more than n in a stream: the best are known only at the end",
+                {"param": "best_of", "code": "unsupported_parameter"},
+            )
+        return self
+
+    @property
+    def num_candidates(self) -> int:
+        return self.n if self.best_of is None else self.best_of
+
+    @property
+    def num_logprobs(self) -> int | None:
+        if self.logprobs is not None:
+            return max(1, self.logprobs)  # the likeliest token is always told
+        return 0 if self.num_candidates > self.n else None
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        echoed = max(1, self.logprobs) if self.echo and self.logprobs is not None else None
+        wanted = [each for each in (echoed, self.prompt_logprobs) if each is not None]
+        return max(wanted, default=None)
+
+    @property
+    def tells_tokens(self) -> bool:
+        return self.return_token_ids or self.logprobs is not None
 
 
 class Message(BaseModel):
-    """One message of a conversation."""
+    """One message of a conversation.
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    Attributes:
+        tool_calls: what an assistant called. It may then have said nothing beside it.
+        tool_call_id: of the call that a message of role "tool" has the result of.
+        content: empty if an assistant only called.
+    """
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_joined_text)]
+    model_config = ConfigDict(strict=True, extra="forbid", validate_default=True)
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: ToolCalls | None = None
+    tool_call_id: CallId | None = None
+    content: Annotated[str, BeforeValidator(_joined_text)] | None = None
     name: str | None = None
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _only_assistants_call(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("role", "assistant") != "assistant":
+            raise PydanticCustomError("not_an_assistant", "is for messages of role 'assistant'")
+        return value
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _only_tools_have_results(cls, value: Any, info: ValidationInfo) -> Any:
+        is_tool = info.data.get("role") == "tool"
+        if value is None and is_tool:
+            raise PydanticCustomError("missing", "is required in messages of role 'tool'")
+        if value is not None and not is_tool:
+            raise PydanticCustomError("not_a_tool", "is for messages of role 'tool'")
+        return value
+
+    @field_validator("content")
+    @classmethod
+    def _only_callers_are_silent(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and info.data.get("tool_calls", ()) is None:
+            raise PydanticCustomError("missing", "is required")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -181,7 +317,45 @@ class ChatRequest(GenerationParameters):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool = False
+    top_logprobs: NumLogprobs = 0
+    add_special_tokens: bool = False  # templates write them
+    add_generation_prompt: bool | None = None  # None: unless the last message is continued
+    continue_final_message: bool = False
+    chat_template_kwargs: TemplateKwargs = TemplateKwargs()
+
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+
+    @model_validator(mode="after")
+    def _logprobs_are_asked_for(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise PydanticCustomError(
+                "top_logprobs_without_logprobs",
+                "is only allowed together with 'logprobs': true",
+                {"param": "top_logprobs"},
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _continue_or_begin(self) -> Self:
+        if self.continue_final_message and self.add_generation_prompt:
+            raise PydanticCustomError(
+                "continue_and_begin",
+                "and 'add_generation_prompt' cannot both be true: either the last message goes on "
+                "or a new one begins",
+                {"param": "continue_final_message"},
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tools_fit_together(self) -> Self:
+        require_offered(self.tool_choice, self.tools)
+        require_calls_for_results(self.messages)
+        return self
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
@@ -193,6 +367,17 @@ class ChatRequest(GenerationParameters):
                 {"param": "max_completion_tokens"},
             )
         return self
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.top_logprobs if self.logprobs else None
+
+    @property
+    def tells_tokens(self) -> bool:
+        return self.return_token_ids or self.logprobs
+
+
+ALL_PARAMETERS = frozenset(CompletionRequest.model_fields) | frozenset(ChatRequest.model_fields)
 
 
 class LoadAdapterRequest(BaseModel):

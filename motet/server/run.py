@@ -17,15 +17,20 @@ import msgspec
 import structlog
 import uvicorn
 from rich.console import Console
+from starlette.types import ASGIApp
 from uvicorn.loops.auto import auto_loop_factory
 
-from motet.core.errors import ConfigError
 from motet.server.adapter_startup import adapter_directory, opened_store, running_adapters
-from motet.server.app import create_app
+from motet.server.app import create_apps
+from motet.server.auth import Surface
 from motet.server.banner import print_banner
 from motet.server.config import ServeConfig
 from motet.server.engine_client import ENGINE_COMMAND, EngineClient
+from motet.server.file_limits import raise_file_limit
+from motet.server.grammar_service import grammar_service
 from motet.server.http_protocol import BoundedHttpProtocol
+from motet.server.key_ring import following, open_key_ring
+from motet.server.listeners import bound_sockets, url_of
 from motet.server.logs import configure_logging
 from motet.server.model_dir import EMBEDDED_MODEL_NAME, model_dir_for
 from motet.server.registry import AdapterRegistry
@@ -37,48 +42,58 @@ _log = structlog.get_logger()
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, ended by one signal after a drain and by a second one at once.
-
-    Args:
-        on_stop: called with the first; it ends what would hold a drain up.
-    """
-
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_stop = on_stop
+    """uvicorn on one listener, ended by one call after a drain and by a second one at once."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """uvicorn's own raises the signal again at the end, before the engine was told to end."""
-        loop = asyncio.get_running_loop()
-        captured: list[signal.Signals] = []
-        with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: none come
-            for each in _SIGNALS:
-                loop.add_signal_handler(each, self.stop)
-                captured.append(each)
-        try:
-            yield
-        finally:
-            for each in captured:
-                loop.remove_signal_handler(each)
+        yield
 
     def stop(self) -> None:
         """Drain and end; when called again, end now."""
         self.force_exit = self.should_exit
         self.should_exit = True
-        self._on_stop()
+
+
+@contextlib.contextmanager
+def _signals_call(stop: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    captured: list[signal.Signals] = []
+    with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: none come
+        for each in _SIGNALS:
+            loop.add_signal_handler(each, stop)
+            captured.append(each)
+    try:
+        yield
+    finally:
+        for each in captured:
+            loop.remove_signal_handler(each)
 
 
 class Started:
-    """A server that takes requests, as its starter sees it."""
+    """A server that takes requests, as its starter sees it.
+
+    Attributes:
+        urls: of each listener.
+        stop: drains and ends the server; when called again, ends it now.
+    """
 
     def __init__(
-        self, url: str, http: HttpServer, client: EngineClient, registry: AdapterRegistry
+        self,
+        urls: dict[Surface, str],
+        stop: Callable[[], None],
+        client: EngineClient,
+        registry: AdapterRegistry,
     ) -> None:
-        self.url = url
-        self.stop = http.stop
+        self.urls = urls
+        self.stop = stop
         self.client = client
         self.registry = registry
+
+    @property
+    def url(self) -> str:
+        """Where requests for text go."""
+        return next(url for surface, url in self.urls.items() if surface is not Surface.ADMIN)
 
 
 async def serve(
@@ -94,24 +109,33 @@ async def serve(
         engine_command: the engine's program; tests give another.
 
     Raises:
-        MotetError: the address is taken, the model or a static adapter cannot be loaded.
+        MotetError: an address is taken, the file of keys cannot be read, the model or a static
+            adapter cannot be loaded.
     """
+    keys = await open_key_ring(config)
     # A taken port or a damaged registry is noticed before a model is loaded.
-    with _bound_socket(config) as listener, opened_store(config) as store:
+    with bound_sockets(config) as listeners, opened_store(config) as store:
         model_dir = await asyncio.to_thread(model_dir_for, config.engine.model)
         name = config.engine.model_name or _default_name(config.engine.model)
+        tokenizer = await asyncio.to_thread(TextTokenizer.from_dir, model_dir)
+        eos_token_ids = tokenizer.eos_token_ids
         engine_config = msgspec.structs.replace(
-            config.engine, model=str(model_dir), model_name=name
+            config.engine, model=str(model_dir), model_name=name, eos_token_ids=eos_token_ids
         )
         directory = adapter_directory(config)
-        tokenizer = await asyncio.to_thread(TextTokenizer.from_dir, model_dir)
-        client = EngineClient(engine_config, engine_command)
+        client = EngineClient(engine_config, engine_command, config.most_queued)
         try:
             await client.start()
-            async with running_adapters(config, client, name, directory, store) as adapters:
+            vocab_size = client.info.shape.vocab_size
+            file = model_dir / "tokenizer.json"
+            async with (
+                following(keys, config.keys_file),
+                grammar_service(file, vocab_size, eos_token_ids) as grammars,
+                running_adapters(config, client, name, directory, store) as adapters,
+            ):
                 registry, admin = adapters
-                app = create_app(config, client, registry, admin, tokenizer)
-                await _serve_http(config, app, listener, client, registry, on_started)
+                apps = create_apps(config, client, registry, admin, tokenizer, keys, grammars)
+                await _serve_http(config, apps, listeners, client, registry, on_started)
         finally:
             await client.close()
 
@@ -125,15 +149,36 @@ def _default_name(model: str | None) -> str:
 
 async def _serve_http(
     config: ServeConfig,
-    app: object,
-    listener: socket.socket,
+    apps: dict[Surface, ASGIApp],
+    listeners: dict[Surface, socket.socket],
     client: EngineClient,
     registry: AdapterRegistry,
     on_started: Callable[[Started], None],
 ) -> None:
-    http = HttpServer(
+    servers = {surface: _http_server(config, app) for surface, app in apps.items()}
+    urls = {surface: url_of(listener) for surface, listener in listeners.items()}
+
+    def stop() -> None:
+        registry.records.events.close()  # a drain would wait for those who watch
+        for server in servers.values():
+            server.stop()
+
+    with _signals_call(stop):
+        serving = asyncio.gather(
+            *(servers[each].serve(sockets=[listeners[each]]) for each in servers)
+        )
+        while not all(each.started for each in servers.values()) and not serving.done():
+            await asyncio.sleep(0.01)
+        if not serving.done():
+            on_started(Started(urls, stop, client, registry))
+        await serving
+    _log.info("stopped", num_aborted=client.num_in_flight)
+
+
+def _http_server(config: ServeConfig, app: ASGIApp) -> HttpServer:
+    return HttpServer(
         uvicorn.Config(
-            app,  # type: ignore[arg-type]
+            app,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -142,43 +187,14 @@ async def _serve_http(
             ws="none",
             lifespan="off",
             timeout_graceful_shutdown=config.drain_timeout_s,
-        ),
-        on_stop=registry.records.events.close,
+        )
     )
-    host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    serving = asyncio.create_task(http.serve(sockets=[listener]))
-    while not http.started and not serving.done():
-        await asyncio.sleep(0.01)
-    if http.started:
-        on_started(Started(url, http, client, registry))
-    await serving
-    _log.info("stopped", num_aborted=client.num_in_flight)
-
-
-@contextlib.contextmanager
-def _bound_socket(config: ServeConfig) -> Iterator[socket.socket]:
-    """A bound socket that does not listen yet: until the server is ready, clients are refused."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot listen on {config.host} port {config.port}: {error.strerror}. Choose another "
-            "--host or --port.",
-            param="port",
-        ) from error
-    with listener:
-        yield listener
 
 
 def run(config: ServeConfig) -> None:
     """`motet serve`: serve in this thread until a signal. Raises MotetError as `serve`."""
     configure_logging()
+    raise_file_limit()
     console = Console()
 
     def announce(started: Started) -> None:
@@ -186,6 +202,7 @@ def run(config: ServeConfig) -> None:
             console,
             config,
             started.url,
+            started.urls.get(Surface.ADMIN),
             started.client.info,
             started.registry.names.base_name,
             started.registry.catalogue.all(),

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from motet.server.adapter_admin import AdapterAdmin
 from motet.server.config import ServeConfig
 from motet.server.engine_client import EngineClient
+from motet.server.grammar_service import GrammarService
 from motet.server.metrics import Metrics
 from motet.server.registry import AdapterRegistry
 from motet.server.tokenizer import TextTokenizer
@@ -26,6 +27,7 @@ class Services:
     registry: AdapterRegistry
     admin: AdapterAdmin
     tokenizer: TextTokenizer
+    grammars: GrammarService
     metrics: Metrics
 
 

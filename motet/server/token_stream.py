@@ -24,6 +24,9 @@ class TokenStream:
     """Outputs of a few sequences in the order of their arrival; ends when all have finished.
 
     A slow reader makes the queue grow, up to the `max_tokens` of its sequences.
+
+    Attributes:
+        has_output: whether any sequence has had an output.
     """
 
     def __init__(self, request_ids: Sequence[str], forget: Forget) -> None:
@@ -31,9 +34,11 @@ class TokenStream:
         self._num_unread_ends = len(request_ids)
         self._forget = forget
         self._queue: asyncio.Queue[TokenOutput | MotetError] = asyncio.Queue()
+        self.has_output = False
 
     def push(self, output: TokenOutput) -> None:
         """Take an output of the engine's."""
+        self.has_output = True
         self._queue.put_nowait(output)
         if output.finish_reason is not None:
             self._end(output.request_id, is_finished=True)
@@ -57,6 +62,14 @@ class TokenStream:
         if item.finish_reason is not None:
             self._num_unread_ends -= 1
         return item
+
+    def expire(self, error: MotetError) -> None:
+        """End all that runs with an error, after what has come. Nothing happens if all is over."""
+        if not self._unfinished:
+            return
+        for request_id in list(self._unfinished):
+            self._end(request_id, is_finished=False)
+        self._queue.put_nowait(error)
 
     def abort(self, request_id: str) -> None:
         """Want no more of one sequence. Nothing happens if it has finished."""

@@ -6,9 +6,15 @@ An adapter is a directory with a file `weights`; its content decides digest and 
 and the content "bad" is refused. A prompt that holds FAIL_TOKEN fails, one that holds
 UNAVAILABLE_TOKEN fails as if its adapter could not be brought back.
 
+Log probabilities are scripted (`scripted_logprobs`): at place i of a sequence the token is the
+(i + seed) mod 3 + 1st likeliest.
+
 An adapter becomes resident with its first request or its pin, and leaves, idle, when resident
 ones fill more than half the pool. The prefix cache has the last prompts of each adapter and
 tenant; a prompt finds what it has in common with the last of its own, but for its last token.
+
+With --fake-script-token, a prompt that holds this token twice is answered with what is between its
+last two, and then the end of the answer.
 
 Options that start with --fake are for tests alone. Every message received is appended to the
 file --fake-log as a line of JSON.
@@ -48,6 +54,7 @@ from motet.core.messages import (
     RequestFailed,
     Shutdown,
     StepOutput,
+    TokenLogprobs,
     TokenOutput,
     UnpinAdapter,
     decode_to_engine,
@@ -69,6 +76,21 @@ def digest_of(content: bytes) -> str:
 def answer_token(prompt: list[int], digest: str | None, position: int) -> int:
     shift = 0 if digest is None else int(digest[:8], 16)
     return prompt[(position + shift) % len(prompt)]
+
+
+def scripted_logprobs(
+    token: int, place: int, num_top: int, *, vocab_size: int, seed: int = 0
+) -> TokenLogprobs:
+    """Of a token at this place of a sequence: its rank r has log probability -r / 4."""
+    rank = (place + seed) % 3 + 1
+    others = [(token + 1 + each) % vocab_size for each in range(num_top)]
+    ids = [*others[: rank - 1], token, *others[rank - 1 :]][:num_top]
+    return TokenLogprobs(token, -rank / 4, rank, ids, [-(each + 1) / 4 for each in range(num_top)])
+
+
+def script_of(prompt: list[int], marker: int | None) -> list[int] | None:
+    places = [place for place, token in enumerate(prompt) if token == marker]
+    return prompt[places[-2] + 1 : places[-1]] if len(places) >= 2 else None
 
 
 class FakeEngine:
@@ -161,18 +183,46 @@ class FakeEngine:
         return sum(each.digest == digest for each in self._running.values())
 
     def _next(self, request: AddRequest) -> TokenOutput:
-        request_id = request.request_id
+        request_id, sampling = request.request_id, request.sampling
         position = self._num_sent[request_id]
-        token = answer_token(request.prompt_token_ids, request.digest, position)
-        self._num_sent[request_id] += 1
-        reason = None
-        if token in request.sampling.stop_token_ids:
+        prompt_logprobs = self._prompt_logprobs(request) if position == 0 else None
+        tokens = []
+        if sampling.max_tokens > 0:
+            tokens = [self._answer_token(request, position)]
+        self._num_sent[request_id] += len(tokens)
+        num_sent, reason = self._num_sent[request_id], None
+        if set(tokens) & set(sampling.stop_token_ids) and num_sent > sampling.min_tokens:
             reason = "stop"
-        elif self._num_sent[request_id] == request.sampling.max_tokens:
+        elif num_sent == sampling.max_tokens:
             reason = "length"
         if reason is not None:
             del self._running[request_id]
-        return TokenOutput(request_id, [token], reason, self._num_cached[request_id])
+        logprobs = None
+        if sampling.num_logprobs is not None:
+            place = len(request.prompt_token_ids) + position
+            logprobs = [
+                self._logprobs(token, place, sampling.num_logprobs, sampling.seed)
+                for token in tokens
+            ]
+        num_cached = self._num_cached[request_id]
+        return TokenOutput(request_id, tokens, reason, num_cached, logprobs, prompt_logprobs)
+
+    def _prompt_logprobs(self, request: AddRequest) -> list[TokenLogprobs] | None:
+        num_top = request.sampling.num_prompt_logprobs
+        if num_top is None:
+            return None
+        tokens = list(enumerate(request.prompt_token_ids))[1:]
+        return [self._logprobs(token, place, num_top) for place, token in tokens]
+
+    def _logprobs(self, token: int, place: int, num_top: int, seed: int = 0) -> TokenLogprobs:
+        vocab_size = self._options.fake_vocab_size
+        return scripted_logprobs(token, place, num_top, vocab_size=vocab_size, seed=seed)
+
+    def _answer_token(self, request: AddRequest, position: int) -> int:
+        script = script_of(request.prompt_token_ids, self._options.fake_script_token)
+        if script is None:
+            return answer_token(request.prompt_token_ids, request.digest, position)
+        return [*script, request.sampling.stop_token_ids[0]][position]
 
     def _load(self, message: LoadAdapter) -> None:
         weights = Path(message.path) / "weights"
@@ -299,6 +349,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--fake-max-running", type=int, default=64)
     parser.add_argument("--fake-max-model-len", type=int, default=512)
     parser.add_argument("--fake-vocab-size", type=int, default=259)
+    parser.add_argument("--fake-script-token", type=int)
     parser.add_argument("--fake-start-s", type=float, default=0.0)
     parser.add_argument("--fake-start-error")
     parser.add_argument("--fake-start-error-file", type=Path, help="an error while it exists")
