@@ -10,7 +10,8 @@ from motet.server.context import RequestContext
 from motet.server.principal import Principal, Role
 from tests.server.conftest import StartServer, write_adapter
 from tests.server.running_server import BASE, RunningServer
-from tests.server.test_admin_adapters import create
+from tests.server.some_keys import bearer, some_key, write_keys
+from tests.server.test_admin_adapters import ADAPTERS, create
 
 
 @pytest.fixture
@@ -55,3 +56,28 @@ def _refusals(server: RunningServer, model: str) -> list[str]:
     assert [each.status_code for each in answers] == [404, 404]
     assert all("x-adapter-id" not in each.headers for each in answers)
     return [each.text for each in answers]
+
+
+def test_keys_say_who_may_use_what_and_who_made_it(
+    start_server: StartServer, adapters_dir: Path, tmp_path: Path
+) -> None:
+    admin = some_key("root", "admin-secret", roles=[Role.ADMIN])
+    tenant = some_key("alice", "secret", adapters=["red*"])
+    write_keys(tmp_path / "keys.json", admin, tenant)
+    options: dict[str, Any] = {
+        "adapter_roots": (adapters_dir,),
+        "keys_file": tmp_path / "keys.json",
+    }
+    with start_server(**options) as server:
+        for name in ("red", "blue"):
+            body = {"name": name, "source": {"type": "path", "uri": name}, "wait": True}
+            assert server.post(ADAPTERS, body, headers=bearer("secret")).status_code == 403
+            assert server.post(ADAPTERS, body, headers=bearer("admin-secret")).status_code == 200
+        shown = server.get(f"{ADAPTERS}/red", headers=bearer("admin-secret")).json()
+        assert shown["versions"][0]["created_by"] == "root"
+        listed = server.get("/v1/models", headers=bearer("secret")).json()["data"]
+        assert [model["id"] for model in listed] == [BASE, "red"]
+        for model, expected in (("red@1", 200), ("blue", 404), (f"{BASE}:blue@1", 404)):
+            body = {"model": model, "prompt": "abc", "max_tokens": 2}
+            answer = server.post("/v1/completions", body, headers=bearer("secret"))
+            assert answer.status_code == expected
