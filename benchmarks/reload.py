@@ -116,11 +116,12 @@ async def measure(url: str, plan: Plan) -> dict[str, Any]:
         same = [a == b for a, b in zip(*expected, strict=True)]
         assert not any(same), "the versions must answer every prompt differently"
         phases: dict[bool, list[Phase]] = {False: [], True: []}
-        typical_s = (await _phase(client, admin, plan, prompts, 0.0)).slowest_s  # warms up, too
+        # Warms up, too. Readers then begin one after another, so that streams always begin.
+        typical_s = (await _phase(client, admin, plan, prompts, 0.0, num_flips=0)).slowest_s
         for repeat in range(plan.num_repeats):
             for with_flips in (False, True) if repeat % 2 == 0 else (True, False):
-                duration_s = typical_s * plan.num_streams_each if with_flips else 0.0
-                phase = await _phase(client, admin, plan, prompts, duration_s)
+                num_flips = plan.num_flips if with_flips else 0
+                phase = await _phase(client, admin, plan, prompts, typical_s, num_flips=num_flips)
                 phases[with_flips].append(phase)
                 print(
                     f"{'flips' if with_flips else 'still'}, repeat {repeat + 1}: slowest "
@@ -148,11 +149,15 @@ async def _phase(
     admin: httpx2.AsyncClient,
     plan: Plan,
     prompts: Sequence[list[int]],
-    flip_for_s: float,
+    stagger_s: float,
+    *,
+    num_flips: int,
 ) -> Phase:
+    """All streams of all readers, who begin within `stagger_s`, and the flips beside them."""
     phase = Phase([], [])
 
     async def read(reader: int) -> None:
+        await asyncio.sleep(stagger_s * reader / plan.num_readers)
         for i in range(plan.num_streams_each):
             prompt = prompts[(reader + i) % len(prompts)]
             try:
@@ -161,10 +166,8 @@ async def _phase(
                 phase.errors.append(str(error))
 
     readers = [read(each) for each in range(plan.num_readers)]
-    if flip_for_s > 0:
-        await asyncio.gather(_flip(admin, plan.num_flips, flip_for_s), *readers)
-    else:
-        await asyncio.gather(*readers)
+    flip_for_s = stagger_s * (plan.num_streams_each + 1)
+    await asyncio.gather(_flip(admin, num_flips, flip_for_s), *readers)
     return phase
 
 

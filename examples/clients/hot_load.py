@@ -45,7 +45,7 @@ def train(model: PeftModel, batch: dict[str, torch.Tensor], num_steps: int) -> f
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return float(loss)
+    return loss.item()
 
 
 def publish(http: httpx2.Client, name: str, directory: Path) -> int:
@@ -57,7 +57,7 @@ def publish(http: httpx2.Client, name: str, directory: Path) -> int:
     }
     response = http.post("/admin/v1/adapters", json=body)
     response.raise_for_status()
-    return int(response.json()["version"])
+    return int(response.json()["operation"]["version"])
 
 
 def ask(http: httpx2.Client, model: str) -> str:

@@ -57,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, checkpoints: Path) -> Itera
     """Started by the default model's name alone, with a key."""
     log = tmp_path_factory.mktemp("log") / "server.log"
     arguments = ["--adapter-dir", str(EXAMPLE_ADAPTERS), "--adapter-root", str(checkpoints)]
-    state: list[str] = []
+    state = ["--state-dir", str(tmp_path_factory.mktemp("state"))]
     with serve(
         log, *arguments, *state, "--pool-memory", "1GiB", env={"MOTET_API_KEY": KEY}
     ) as running:
