@@ -151,6 +151,7 @@ class TokenOutput(msgspec.Struct, frozen=True):
         logprobs: of each new token, if they were asked for.
         prompt_logprobs: of the prompt's tokens from the second on, if they were asked for; in the
             first output of a request.
+        queue_s: how long the request waited until it first ran; the same in all its outputs.
     """
 
     request_id: str
@@ -159,6 +160,7 @@ class TokenOutput(msgspec.Struct, frozen=True):
     num_cached_tokens: int = 0
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
+    queue_s: float = 0.0
 
 
 class StepOutput(msgspec.Struct, tag=True, frozen=True):

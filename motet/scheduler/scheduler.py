@@ -15,6 +15,7 @@ are not known: a sequence that ends with such a token is computed once too often
 thrown away. Its pages are free at once, since the device does what it is given in order.
 """
 
+import time
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from itertools import takewhile
@@ -150,6 +151,7 @@ class Scheduler:
                 digest=request.digest,
                 tenant=request.tenant,
                 arrival=self._num_arrived,
+                queued_s=time.monotonic(),
             )
         )
         self._num_arrived += 1
@@ -225,7 +227,13 @@ class Scheduler:
         reason = seq.finish_reason()
         if reason is not None:
             self._end(seq)
-        return TokenOutput(seq.request_id, [token], reason, seq.num_cached_tokens or 0)
+        return TokenOutput(
+            seq.request_id,
+            [token],
+            reason,
+            seq.num_cached_tokens or 0,
+            queue_s=seq.queue_s or 0.0,
+        )
 
     def _schedule_running(self, chunks: list[ScheduledChunk]) -> int:
         """Schedule running sequences: decodes, then prefills, each by arrival."""
@@ -304,6 +312,8 @@ class Scheduler:
         if seq.digest is not None:
             self._residency.acquire(seq.digest)
             seq.slot = self._residency.slot(seq.digest)
+        if seq.queue_s is None:
+            seq.queue_s = time.monotonic() - seq.queued_s
         self._waiting.remove(seq)
         self._running.append(seq)
         self._running.sort(key=lambda other: other.arrival)

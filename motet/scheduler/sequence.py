@@ -37,6 +37,8 @@ class Sequence:
         kept: the first of these, as the prefix cache knows them; the others are its own.
         num_cached_tokens: prompt tokens that it found in the prefix cache when it first ran.
         num_preemptions: how often it was sent back to the queue.
+        queued_s: when it was queued, in monotonic time.
+        queue_s: how long it waited until it first ran; None until then.
     """
 
     request_id: str
@@ -56,6 +58,8 @@ class Sequence:
     kept: list[PrefixPage] = field(default_factory=list)
     num_cached_tokens: int | None = None
     num_preemptions: int = 0
+    queued_s: float = 0.0
+    queue_s: float | None = None
     max_num_tokens: int = field(init=False)
     """What it comes to if nothing ends it before its limit."""
 

@@ -60,6 +60,7 @@ UNAVAILABLE_TOKEN = 8
 PAGE_SIZE = 16
 PAGE_BYTES = 4096
 HOST_BUDGET_BYTES = 1 << 23
+QUEUE_S = 0.125  # what it says of every request
 
 
 def digest_of(content: bytes) -> str:
@@ -172,7 +173,8 @@ class FakeEngine:
             reason = "length"
         if reason is not None:
             del self._running[request_id]
-        return TokenOutput(request_id, [token], reason, self._num_cached[request_id])
+        num_cached = self._num_cached[request_id]
+        return TokenOutput(request_id, [token], reason, num_cached, queue_s=QUEUE_S)
 
     def _load(self, message: LoadAdapter) -> None:
         weights = Path(message.path) / "weights"
