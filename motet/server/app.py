@@ -19,6 +19,7 @@ from motet.server import admin, chat, completions, health, lora, models
 from motet.server.auth import AuthMiddleware
 from motet.server.config import ServeConfig
 from motet.server.context import context_of
+from motet.server.drain import Drain, DrainMiddleware
 from motet.server.engine_client import EngineClient
 from motet.server.errors import error_response, internal_error
 from motet.server.metrics import Metrics
@@ -51,9 +52,10 @@ def create_app(
     client: EngineClient,
     registry: AdapterRegistry,
     tokenizer: TextTokenizer,
+    drain: Drain,
 ) -> ASGIApp:
     """The application over a started engine. It keeps no state outside its arguments."""
-    services = Services(config, client, registry, tokenizer, Metrics())
+    services = Services(config, client, registry, tokenizer, Metrics(), drain)
     app = FastAPI(
         title="Motet",
         openapi_url=None,
@@ -69,7 +71,7 @@ def create_app(
     app.router.redirect_slashes = False
     app.state.services = services
     limited = BodyLimitMiddleware(app, config.max_body_bytes)
-    guarded = AuthMiddleware(limited, config)
+    guarded = AuthMiddleware(DrainMiddleware(limited, drain), config)
     return ObserveMiddleware(guarded, services.metrics, GENERATION_PATHS)
 
 

@@ -123,6 +123,11 @@ class EngineClient:
         self._context.destroy(linger=0)
         self._directory.cleanup()
 
+    def give_up(self, error: MotetError) -> None:
+        """Fail all that is in flight, and take nothing more: the server is about to close."""
+        self.unready_reason = error.message
+        self._in_flight.fail_all(error)
+
     def require_ready(self) -> None:
         """Raises MotetError (`engine_restarting`) while the engine cannot take requests."""
         if self.unready_reason is not None:

@@ -28,6 +28,7 @@ _STATUS_OF_CODE = {
     "internal_error": 500,
     "engine_dead": 500,
     "engine_restarting": 503,
+    "shutting_down": 503,
     "adapter_unavailable": 503,
 }
 

@@ -3,8 +3,8 @@
 Owns: what each of them promises.
 
 `/live`: the API process answers; restarting it would help nothing while this is so. `/ready`: the
-engine takes requests, with the pinned adapters loaded and those that `--adapter` gave. `/health`
-is `/ready` under vLLM's name.
+engine takes requests, with the pinned adapters loaded and those that `--adapter` gave, and the
+server does not drain. `/health` is `/ready` under vLLM's name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ async def live(_: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """200, or 503 with the reason."""
-    services_of(request).client.require_ready()
+    services = services_of(request)
+    services.drain.require_open()
+    services.client.require_ready()
     return _status("ready")
 
 

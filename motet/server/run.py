@@ -1,21 +1,20 @@
 """Starting and ending a server: socket, engine, adapters, HTTP, and back.
 
-Owns: the order of these, and what a signal does.
-Does not know: the command line (`cli.py`) and the routes (`app.py`).
+Owns: the order of these.
+Does not know: the command line (`cli.py`), the routes (`app.py`), and what a signal does
+(`http_server.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import structlog
-import uvicorn
 from rich.console import Console
 from uvicorn.loops.auto import auto_loop_factory
 
@@ -24,40 +23,15 @@ from motet.server.adapter_dir import AdapterDirectory
 from motet.server.app import create_app
 from motet.server.banner import print_banner
 from motet.server.config import ServeConfig
+from motet.server.drain import Drain, shutting_down
 from motet.server.engine_client import ENGINE_COMMAND, EngineClient
-from motet.server.http_protocol import BoundedHttpProtocol
+from motet.server.http_server import HttpServer
 from motet.server.logs import configure_logging
 from motet.server.model_dir import EMBEDDED_MODEL_NAME, model_dir_for
 from motet.server.registry import AdapterRegistry
 from motet.server.tokenizer import TextTokenizer
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 _log = structlog.get_logger()
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn, ended by one signal after a drain and by a second one at once."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """uvicorn's own raises the signal again at the end, before the engine was told to end."""
-        loop = asyncio.get_running_loop()
-        captured: list[signal.Signals] = []
-        with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: none come
-            for each in _SIGNALS:
-                loop.add_signal_handler(each, self.stop)
-                captured.append(each)
-        try:
-            yield
-        finally:
-            for each in captured:
-                loop.remove_signal_handler(each)
-
-    def stop(self) -> None:
-        """Drain and end; when called again, end now."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
 
 
 class Started:
@@ -77,12 +51,15 @@ async def serve(
     *,
     on_started: Callable[[Started], None],
     engine_command: Sequence[str] = ENGINE_COMMAND,
-) -> None:
+) -> int:
     """Serve until a signal (or `Started.stop`), then drain and end the engine.
 
     Args:
         on_started: called once, when requests are taken.
         engine_command: the engine's program; tests give another.
+
+    Returns:
+        The exit status: 0, or 128 + its number if a second signal cut the drain short.
 
     Raises:
         MotetError: the address is taken, the model or a static adapter cannot be loaded.
@@ -101,8 +78,11 @@ async def serve(
             registry = AdapterRegistry(client, name, config.allowed_roots, directory)
             await load_static_adapters(config, registry)
             await registry.names.name_directory()
-            app = create_app(config, client, registry, tokenizer)
-            await _serve_http(config, app, listener, client, registry, on_started)
+            drain = Drain(config.drain_timeout_s)
+            app = create_app(config, client, registry, tokenizer, drain)
+            http = HttpServer(app, drain, lambda: client.give_up(shutting_down()))
+            await _serve_http(http, listener, client, registry, on_started)
+            return 0 if http.forced_by is None else 128 + http.forced_by
         finally:
             await client.close()
 
@@ -134,26 +114,12 @@ def _default_name(model: str | None) -> str:
 
 
 async def _serve_http(
-    config: ServeConfig,
-    app: object,
+    http: HttpServer,
     listener: socket.socket,
     client: EngineClient,
     registry: AdapterRegistry,
     on_started: Callable[[Started], None],
 ) -> None:
-    http = HttpServer(
-        uvicorn.Config(
-            app,  # type: ignore[arg-type]
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            http=BoundedHttpProtocol,
-            ws="none",
-            lifespan="off",
-            timeout_graceful_shutdown=config.drain_timeout_s,
-        )
-    )
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     serving = asyncio.create_task(http.serve(sockets=[listener]))
@@ -185,8 +151,8 @@ def _bound_socket(config: ServeConfig) -> Iterator[socket.socket]:
         yield listener
 
 
-def run(config: ServeConfig) -> None:
-    """`motet serve`: serve in this thread until a signal. Raises MotetError as `serve`."""
+def run(config: ServeConfig) -> int:
+    """`motet serve`: serve in this thread until a signal. Returns and raises as `serve`."""
     configure_logging()
     console = Console()
 
@@ -201,4 +167,4 @@ def run(config: ServeConfig) -> None:
         )
 
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        runner.run(serve(config, on_started=announce))
+        return runner.run(serve(config, on_started=announce))

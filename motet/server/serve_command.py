@@ -264,6 +264,7 @@ def serve(
         )
         from motet.server.run import run
 
-        run(config)
+        status = run(config)
     except MotetError as error:
         _fail(error.message)
+    raise typer.Exit(status)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from motet.server.config import ServeConfig
+from motet.server.drain import Drain
 from motet.server.engine_client import EngineClient
 from motet.server.metrics import Metrics
 from motet.server.registry import AdapterRegistry
@@ -25,6 +26,7 @@ class Services:
     registry: AdapterRegistry
     tokenizer: TextTokenizer
     metrics: Metrics
+    drain: Drain
 
 
 def services_of(request: Request) -> Services:
