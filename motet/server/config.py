@@ -42,6 +42,7 @@ class ServeConfig:
         share_prefix_cache: requests with different keys share cached prefixes, which tells by its
             speed what others have asked.
         drain_timeout_s: how long running requests may go on after SIGTERM.
+        engine_timeout_s: an engine that answers nothing for so long is killed and started again.
         max_body_bytes: larger requests are refused.
 
     Raises:
@@ -58,6 +59,7 @@ class ServeConfig:
     admin_key: str | None = field(default=None, repr=False)
     share_prefix_cache: bool = False
     drain_timeout_s: int = 30
+    engine_timeout_s: float = 120.0
     max_body_bytes: int = 4 << 20
 
     def __post_init__(self) -> None:

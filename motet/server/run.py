@@ -72,7 +72,7 @@ async def serve(
         )
         directory = _adapter_directory(config)
         tokenizer = await asyncio.to_thread(TextTokenizer.from_dir, model_dir)
-        client = EngineClient(engine_config, engine_command)
+        client = EngineClient(engine_config, engine_command, config.engine_timeout_s)
         try:
             await client.start()
             registry = AdapterRegistry(client, name, config.allowed_roots, directory)

@@ -127,6 +127,16 @@ def serve(
             rich_help_panel=_HTTP,
         ),
     ] = 30,
+    engine_timeout: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="An engine that answers nothing for so long is started again. It answers between "
+            "steps.",
+            metavar="SECONDS",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = 120,
     pool_memory: Annotated[
         str | None,
         typer.Option(
@@ -261,6 +271,7 @@ def serve(
             admin_key=admin_key,
             share_prefix_cache=share_prefix_cache,
             drain_timeout_s=drain_timeout,
+            engine_timeout_s=engine_timeout,
         )
         from motet.server.run import run
 

@@ -4,7 +4,8 @@ The base model repeats its prompt: output token i is prompt[i mod length]. An ad
 from another place, which its digest decides, so that an answer tells which weights it came from.
 An adapter is a directory with a file `weights`; its content decides digest and number of pages,
 and the content "bad" is refused. A prompt that holds FAIL_TOKEN fails, one that holds
-UNAVAILABLE_TOKEN fails as if its adapter could not be brought back.
+UNAVAILABLE_TOKEN fails as if its adapter could not be brought back. One that holds LONG_STEP_TOKEN
+keeps the engine busy for a while before it looks at any message again.
 
 An adapter becomes resident with its first request or its pin, and leaves, idle, when resident
 ones fill more than half the pool. The prefix cache has the last prompts of each adapter and
@@ -57,6 +58,7 @@ from motet.core.shape import ModelShape
 
 FAIL_TOKEN = 7
 UNAVAILABLE_TOKEN = 8
+LONG_STEP_TOKEN = 9
 PAGE_SIZE = 16
 PAGE_BYTES = 4096
 HOST_BUDGET_BYTES = 1 << 23
@@ -92,6 +94,8 @@ class FakeEngine:
     def handle(self, message: object) -> None:
         match message:
             case AddRequest():
+                if LONG_STEP_TOKEN in message.prompt_token_ids:
+                    time.sleep(self._options.fake_long_step_s)
                 self._add(message)
             case AbortRequest():
                 self._running.pop(message.request_id, None)
@@ -292,6 +296,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--socket", required=True)
     parser.add_argument("--fake-log", type=Path, required=True)
     parser.add_argument("--fake-step-s", type=float, default=0.001)
+    parser.add_argument("--fake-long-step-s", type=float, default=0.0)
     parser.add_argument("--fake-load-s", type=float, default=0.0)
     parser.add_argument("--fake-pin-s", type=float, default=0.0)
     parser.add_argument("--fake-max-pinned-pages", type=int, default=500)
