@@ -52,10 +52,11 @@ def create_app(
     client: EngineClient,
     registry: AdapterRegistry,
     tokenizer: TextTokenizer,
+    metrics: Metrics,
     drain: Drain,
 ) -> ASGIApp:
     """The application over a started engine. It keeps no state outside its arguments."""
-    services = Services(config, client, registry, tokenizer, Metrics(), drain)
+    services = Services(config, client, registry, tokenizer, metrics, drain)
     app = FastAPI(
         title="Motet",
         openapi_url=None,
@@ -72,7 +73,7 @@ def create_app(
     app.state.services = services
     limited = BodyLimitMiddleware(app, config.max_body_bytes)
     guarded = AuthMiddleware(DrainMiddleware(limited, drain), config)
-    return ObserveMiddleware(guarded, services.metrics, GENERATION_PATHS)
+    return ObserveMiddleware(guarded, metrics, GENERATION_PATHS)
 
 
 async def _on_motet_error(_: Request, error: Exception) -> Response:

@@ -15,6 +15,24 @@ from motet.server.principal import ANYONE, Principal
 _KEY = "motet.context"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What a generation came to, over all its choices.
+
+    Attributes:
+        num_cached_tokens: prompt tokens that came from the prefix cache.
+        queue_s, ttft_s: of the choice that came first; None if none had a token.
+        finish_reasons: of the choices that ended, in the order of their ends.
+    """
+
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+    queue_s: float | None
+    ttft_s: float | None
+    finish_reasons: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class RequestContext:
     """Filled in by whoever learns something.
@@ -27,6 +45,8 @@ class RequestContext:
         tenant: whose key the request came with, never the key itself. Requests of one tenant
             share cached prefixes; None without keys, or where all share.
         principal: who sent it, once authentication has said so.
+        error_code: the code of the error that it came to, if it did.
+        figures: what its generation came to, once that has ended.
     """
 
     request_id: str
@@ -36,6 +56,8 @@ class RequestContext:
     adapter_label: str | None = None
     tenant: str | None = None
     principal: Principal = ANYONE
+    error_code: str | None = None
+    figures: Figures | None = None
 
 
 def put_context(scope: MutableMapping[str, Any], context: RequestContext) -> None:

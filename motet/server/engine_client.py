@@ -104,6 +104,11 @@ class EngineClient:
         return self._info
 
     @property
+    def pid(self) -> int | None:
+        """The running engine's process; None while there is none."""
+        return None if self._link is None else self._link.pid
+
+    @property
     def num_in_flight(self) -> int:
         """Sequences that the engine has been asked for and has not finished."""
         return len(self._in_flight.streams)

@@ -10,8 +10,10 @@ from typing import Any
 
 import orjson
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from motet.core.errors import AdapterError, MotetError
+from motet.server.context import context_of
 
 _STATUS_OF_CODE = {
     "invalid_api_key": 401,
@@ -94,7 +96,21 @@ def error_body(error: MotetError) -> dict[str, Any]:
     }
 
 
-def error_response(error: MotetError, headers: dict[str, str] | None = None) -> Response:
+class ErrorResponse(Response):
+    """The response that says an error. Its code is noted in the request's context."""
+
+    media_type = "application/json"
+
+    def __init__(self, error: MotetError, headers: dict[str, str]) -> None:
+        super().__init__(orjson.dumps(error_body(error)), status_of(error), headers)
+        self._code = error.code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context_of(scope).error_code = self._code
+        await super().__call__(scope, receive, send)
+
+
+def error_response(error: MotetError, headers: dict[str, str] | None = None) -> ErrorResponse:
     """The response that says `error`, with the headers that its status calls for."""
     status = status_of(error)
     all_headers = dict(headers or {})
@@ -102,12 +118,7 @@ def error_response(error: MotetError, headers: dict[str, str] | None = None) -> 
         all_headers["WWW-Authenticate"] = "Bearer"
     if status == 503:
         all_headers["Retry-After"] = str(RETRY_AFTER_S)
-    return Response(
-        orjson.dumps(error_body(error)),
-        status_code=status,
-        headers=all_headers,
-        media_type="application/json",
-    )
+    return ErrorResponse(error, all_headers)
 
 
 def internal_error(request_id: str) -> MotetError:

@@ -1,12 +1,11 @@
 """One path from a checked request to pieces of text, for both endpoints, streamed or not.
 
-Owns: the load of an adapter before its first use, admission, latency observations.
+Owns: the load of an adapter before its first use, and admission.
 Does not know: how tokens become text (`choice.py`), nor the JSON of either endpoint.
 """
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 
@@ -17,6 +16,7 @@ from motet.server import admission
 from motet.server.choice import Choice, Delta, Usage, count_cached
 from motet.server.context import RequestContext, context_of
 from motet.server.errors import bad_request
+from motet.server.generation_watch import GenerationWatch
 from motet.server.protocol import GenerationParameters
 from motet.server.replies import unless_client_leaves
 from motet.server.services import Services
@@ -32,21 +32,17 @@ class Generation:
 
     def __init__(
         self,
-        services: Services,
         group: str,
-        adapter_label: str,
         stream: TokenStream,
         choices: dict[str, Choice],
         num_prompt_tokens: int,
-        arrived_s: float,
+        watch: GenerationWatch,
     ) -> None:
         self.id = group
-        self._metrics = services.metrics
-        self._label = adapter_label
         self._stream = stream
         self._choices = choices
         self._num_prompt_tokens = num_prompt_tokens
-        self._arrived_s = arrived_s
+        self._watch = watch
         self._is_closed = False
 
     @property
@@ -66,8 +62,9 @@ class Generation:
             choice = self._choices[output.request_id]
             if choice.is_finished:  # at a stop string; this was on its way already
                 continue
-            self._observe_latency(choice, len(output.token_ids))
+            self._watch.output(choice, output)
             delta = choice.push(output)
+            self._watch.delta(delta)
             if choice.is_finished:
                 self._stream.abort(output.request_id)
             if delta.text or delta.finish_reason is not None:
@@ -79,16 +76,7 @@ class Generation:
             return
         self._is_closed = True
         self._stream.close()
-        usage = self.usage
-        self._metrics.add_tokens(self._label, usage.num_prompt_tokens, usage.num_output_tokens)
-
-    def _observe_latency(self, choice: Choice, num_tokens: int) -> None:
-        now_s = time.monotonic()
-        if choice.last_output_s is None:
-            self._metrics.ttft_s.observe(now_s - self._arrived_s)
-        elif num_tokens:
-            self._metrics.itl_s.observe((now_s - choice.last_output_s) / num_tokens)
-        choice.last_output_s = now_s
+        self._watch.end(self.usage)
 
 
 async def find_model(request: Request, services: Services, params: GenerationParameters) -> str:
@@ -184,6 +172,5 @@ def start_generation(
             requests.append(AddRequest(request_id, prompt, sampling, digest, context.tenant))
     stream = services.client.submit(requests)
     num_prompt_tokens = sum(len(each) for each in prompts)
-    return Generation(
-        services, group, served.label, stream, choices, num_prompt_tokens, context.started_s
-    )
+    watch = GenerationWatch(services.metrics, served.label, context)
+    return Generation(group, stream, choices, num_prompt_tokens, watch)

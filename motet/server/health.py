@@ -19,6 +19,7 @@ from starlette.responses import Response
 from motet.core.errors import MotetError
 from motet.core.messages import EngineStats
 from motet.server.engine_client import EngineClient
+from motet.server.engine_metrics import Snapshot
 from motet.server.services import services_of
 
 _STATS_TIMEOUT_S = 2.0
@@ -40,12 +41,19 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     services = services_of(request)
-    body = services.metrics.render(
-        await _stats(services.client),
-        is_ready=services.client.unready_reason is None,
+    client, names = services.client, services.registry.names
+    snapshot = Snapshot(
+        stats=await _stats(client),
+        is_ready=client.unready_reason is None,
+        engine_pid=client.pid,
+        num_engine_starts=client.num_starts,
+        model_name=names.base_name,
+        page_size=client.info.page_size,
         num_adapters=len(services.registry.catalogue),
         names_of=services.registry.catalogue.names_of,
     )
+    services.metrics.update(snapshot)
+    body = await asyncio.to_thread(services.metrics.exposition)
     return Response(body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 

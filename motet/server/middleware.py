@@ -20,6 +20,7 @@ from motet.core.errors import MotetError
 from motet.server.context import RequestContext, put_context
 from motet.server.errors import error_response, internal_error
 from motet.server.metrics import Metrics
+from motet.server.request_log import log_fields
 
 # Anything else could forge log lines or headers.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -62,7 +63,7 @@ class ObserveMiddleware:
             await self._app(scope, receive, send_with_id)
         except Exception:
             _log.exception("unforeseen error", request_id=context.request_id)
-            context.status = 500
+            context.status, context.error_code = 500, "internal_error"
             if not has_started:
                 response = error_response(internal_error(context.request_id))
                 await response(scope, receive, send_with_id)
@@ -75,17 +76,11 @@ class ObserveMiddleware:
         status = context.status or 503
         if context.is_generation:
             self._metrics.observe_request(context.adapter_label, status, duration_s)
+        if context.error_code is not None:
+            self._metrics.observe_error(context.error_code)
         if scope["path"] in _PROBE_PATHS and status < 400:
             return
-        _log.info(
-            "request",
-            request_id=context.request_id,
-            method=scope["method"],
-            path=scope["path"],
-            status=status,
-            duration_ms=round(duration_s * 1000, 1),
-            model=context.adapter_label,
-        )
+        _log.info("request", **log_fields(scope, context, status, duration_s))
 
 
 class BodyLimitMiddleware:

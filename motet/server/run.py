@@ -27,6 +27,8 @@ from motet.server.drain import Drain, shutting_down
 from motet.server.engine_client import ENGINE_COMMAND, EngineClient
 from motet.server.http_server import HttpServer
 from motet.server.logs import configure_logging
+from motet.server.loop_lag import watch_loop_lag
+from motet.server.metrics import Metrics
 from motet.server.model_dir import EMBEDDED_MODEL_NAME, model_dir_for
 from motet.server.registry import AdapterRegistry
 from motet.server.tokenizer import TextTokenizer
@@ -79,9 +81,12 @@ async def serve(
             await load_static_adapters(config, registry)
             await registry.names.name_directory()
             drain = Drain(config.drain_timeout_s)
-            app = create_app(config, client, registry, tokenizer, drain)
+            metrics = Metrics()
+            app = create_app(config, client, registry, tokenizer, metrics, drain)
             http = HttpServer(app, drain, lambda: client.give_up(shutting_down()))
+            lag_watch = asyncio.create_task(watch_loop_lag(metrics.observe_loop_lag))
             await _serve_http(http, listener, client, registry, on_started)
+            lag_watch.cancel()
             return 0 if http.forced_by is None else 128 + http.forced_by
         finally:
             await client.close()
