@@ -26,7 +26,7 @@ from motet.server.config import ServeConfig
 from motet.server.drain import Drain, shutting_down
 from motet.server.engine_client import ENGINE_COMMAND, EngineClient
 from motet.server.http_server import HttpServer
-from motet.server.logs import configure_logging
+from motet.server.logs import configure_logging, log_loop_error
 from motet.server.loop_lag import watch_loop_lag
 from motet.server.metrics import Metrics
 from motet.server.model_dir import EMBEDDED_MODEL_NAME, model_dir_for
@@ -66,6 +66,7 @@ async def serve(
     Raises:
         MotetError: the address is taken, the model or a static adapter cannot be loaded.
     """
+    asyncio.get_running_loop().set_exception_handler(log_loop_error)
     with _bound_socket(config) as listener:  # a taken port is noticed before a model is loaded
         model_dir = await asyncio.to_thread(model_dir_for, config.engine.model)
         name = config.engine.model_name or _default_name(config.engine.model)
