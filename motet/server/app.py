@@ -27,6 +27,7 @@ from motet.server.middleware import BodyLimitMiddleware, ObserveMiddleware
 from motet.server.registry import AdapterRegistry
 from motet.server.services import Services
 from motet.server.tokenizer import TextTokenizer
+from motet.server.tracing import RequestTracer
 
 GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
 
@@ -53,6 +54,7 @@ def create_app(
     registry: AdapterRegistry,
     tokenizer: TextTokenizer,
     metrics: Metrics,
+    tracer: RequestTracer | None,
     drain: Drain,
 ) -> ASGIApp:
     """The application over a started engine. It keeps no state outside its arguments."""
@@ -73,7 +75,7 @@ def create_app(
     app.state.services = services
     limited = BodyLimitMiddleware(app, config.max_body_bytes)
     guarded = AuthMiddleware(DrainMiddleware(limited, drain), config)
-    return ObserveMiddleware(guarded, metrics, GENERATION_PATHS)
+    return ObserveMiddleware(guarded, metrics, tracer, GENERATION_PATHS)
 
 
 async def _on_motet_error(_: Request, error: Exception) -> Response:

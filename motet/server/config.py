@@ -43,6 +43,8 @@ class ServeConfig:
             speed what others have asked.
         drain_timeout_s: how long running requests may go on after SIGTERM.
         engine_timeout_s: an engine that answers nothing for so long is killed and started again.
+        otlp_endpoint: URL of an OpenTelemetry collector, which gets a span of each generation
+            request.
         max_body_bytes: larger requests are refused.
 
     Raises:
@@ -60,6 +62,7 @@ class ServeConfig:
     share_prefix_cache: bool = False
     drain_timeout_s: int = 30
     engine_timeout_s: float = 120.0
+    otlp_endpoint: str | None = None
     max_body_bytes: int = 4 << 20
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ from motet.server.metrics import Metrics
 from motet.server.model_dir import EMBEDDED_MODEL_NAME, model_dir_for
 from motet.server.registry import AdapterRegistry
 from motet.server.tokenizer import TextTokenizer
+from motet.server.tracing import OtlpTracer
 
 _log = structlog.get_logger()
 
@@ -75,6 +76,7 @@ async def serve(
         )
         directory = _adapter_directory(config)
         tokenizer = await asyncio.to_thread(TextTokenizer.from_dir, model_dir)
+        tracer = OtlpTracer.to_endpoint(config.otlp_endpoint) if config.otlp_endpoint else None
         client = EngineClient(engine_config, engine_command, config.engine_timeout_s)
         try:
             await client.start()
@@ -83,7 +85,7 @@ async def serve(
             await registry.names.name_directory()
             drain = Drain(config.drain_timeout_s)
             metrics = Metrics()
-            app = create_app(config, client, registry, tokenizer, metrics, drain)
+            app = create_app(config, client, registry, tokenizer, metrics, tracer, drain)
             http = HttpServer(app, drain, lambda: client.give_up(shutting_down()))
             lag_watch = asyncio.create_task(watch_loop_lag(metrics.observe_loop_lag))
             await _serve_http(http, listener, client, registry, on_started)
@@ -91,6 +93,8 @@ async def serve(
             return 0 if http.forced_by is None else 128 + http.forced_by
         finally:
             await client.close()
+            if tracer is not None:
+                await tracer.close()
 
 
 async def load_static_adapters(config: ServeConfig, registry: AdapterRegistry) -> None:

@@ -127,6 +127,15 @@ def serve(
             rich_help_panel=_HTTP,
         ),
     ] = 30,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="An OpenTelemetry collector, such as http://localhost:4318, that gets a span of "
+            "each generation request. Needs the extra motet[otel].",
+            rich_help_panel=_HTTP,
+        ),
+    ] = None,
     engine_timeout: Annotated[
         int,
         typer.Option(
@@ -272,6 +281,7 @@ def serve(
             share_prefix_cache=share_prefix_cache,
             drain_timeout_s=drain_timeout,
             engine_timeout_s=engine_timeout,
+            otlp_endpoint=otlp_endpoint,
         )
         from motet.server.run import run
 
