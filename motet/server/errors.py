@@ -27,6 +27,7 @@ _STATUS_OF_CODE = {
     "request_too_large": 413,
     "unsupported_media_type": 415,
     "client_closed_request": 499,
+    "client_too_slow": 499,
     "internal_error": 500,
     "engine_dead": 500,
     "engine_restarting": 503,
