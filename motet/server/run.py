@@ -69,6 +69,7 @@ async def serve(
     """
     asyncio.get_running_loop().set_exception_handler(log_loop_error)
     with _bound_socket(config) as listener:  # a taken port is noticed before a model is loaded
+        tracer = OtlpTracer.to_endpoint(config.otlp_endpoint) if config.otlp_endpoint else None
         model_dir = await asyncio.to_thread(model_dir_for, config.engine.model)
         name = config.engine.model_name or _default_name(config.engine.model)
         engine_config = msgspec.structs.replace(
@@ -76,7 +77,6 @@ async def serve(
         )
         directory = _adapter_directory(config)
         tokenizer = await asyncio.to_thread(TextTokenizer.from_dir, model_dir)
-        tracer = OtlpTracer.to_endpoint(config.otlp_endpoint) if config.otlp_endpoint else None
         client = EngineClient(engine_config, engine_command, config.engine_timeout_s)
         try:
             await client.start()
