@@ -87,6 +87,12 @@ class GetMemory(msgspec.Struct, tag=True, frozen=True):
     operation_id: str
 
 
+class Ping(msgspec.Struct, tag=True, frozen=True):
+    """Ask for a `Pong`: the engine sends it between two steps, so it says that there are steps."""
+
+    operation_id: str
+
+
 class Shutdown(msgspec.Struct, tag=True, frozen=True):
     """End the engine process."""
 
@@ -100,6 +106,7 @@ ToEngine = (
     | UnpinAdapter
     | GetStats
     | GetMemory
+    | Ping
     | Shutdown
 )
 
@@ -208,6 +215,12 @@ class AdapterPinned(msgspec.Struct, tag=True, frozen=True):
     operation_id: str
 
 
+class Pong(msgspec.Struct, tag=True, frozen=True):
+    """The engine is alive."""
+
+    operation_id: str
+
+
 class EngineStats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """A snapshot of the engine. Page counts: free + cached + kv + adapters-in-use == total.
 
@@ -288,6 +301,7 @@ FromEngine = (
     | AdapterLoaded
     | AdapterRefused
     | AdapterPinned
+    | Pong
     | EngineStats
     | MemoryReport
 )

@@ -34,6 +34,8 @@ from motet.core.messages import (
     LoadAdapter,
     MemoryReport,
     PinAdapter,
+    Ping,
+    Pong,
     ReleaseAdapter,
     ToEngine,
     UnpinAdapter,
@@ -265,10 +267,10 @@ class EngineClient:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch_heartbeat(self) -> None:
-        """Ask the engine for its figures now and then. Raises MotetError once it hangs."""
+        """Ask the engine now and then whether it is alive. Raises MotetError once it hangs."""
         while True:
             await asyncio.sleep(min(_HEARTBEAT_INTERVAL_S, self._timeout_s / 4))
-            answer = asyncio.create_task(self.stats())
+            answer = asyncio.create_task(self._in_flight.ask(Ping(_new_id()), Pong))
             try:
                 # In two halves: if it was this process that stood still, the first is over at
                 # once when it goes on, before the answer that has long been there is read.

@@ -265,12 +265,12 @@ def _cache_config_info(snapshot: Snapshot, stats: EngineStats) -> Metric:
 def _lora_requests_info(snapshot: Snapshot, stats: EngineStats) -> Metric:
     metric = GaugeMetricFamily(
         "vllm:lora_requests_info",
-        "Adapters that are on the device, those with running requests first, and adapters with "
-        "waiting requests; the value is the Unix time. The name and labels are those that "
-        "Kubernetes gateways route by. max_lora is the number of adapter names, for there is no "
-        "limit on how many run together.",
+        "Adapters that are on the device and adapters with waiting requests; the value is the Unix "
+        "time. The name and labels are those that Kubernetes gateways route by. max_lora is the "
+        "number of adapter names, for there is no limit on how many run together.",
         labels=["max_lora", "running_lora_adapters", "waiting_lora_adapters"],
     )
+    # Those with running requests go before the idle ones, should there be too many.
     on_device = dict.fromkeys((*stats.running_adapters, *stats.resident_adapters))
     metric.add_metric(
         [
@@ -284,5 +284,9 @@ def _lora_requests_info(snapshot: Snapshot, stats: EngineStats) -> Metric:
 
 
 def _joined_names(digests: Iterable[str], names_of: Callable[[str], Sequence[str]]) -> str:
+    """The names of the first digests, in an order that does not depend on theirs.
+
+    Each text is a time series of its own, so it should change as seldom as it can.
+    """
     names = (name for digest in digests for name in names_of(digest))
-    return ",".join(islice(names, _MAX_LISTED_ADAPTERS))
+    return ",".join(sorted(islice(names, _MAX_LISTED_ADAPTERS)))

@@ -45,6 +45,8 @@ from motet.core.messages import (
     LoadAdapter,
     MemoryReport,
     PinAdapter,
+    Ping,
+    Pong,
     ReleaseAdapter,
     RequestFailed,
     Shutdown,
@@ -107,6 +109,8 @@ class FakeEngine:
                 self._pin(message)
             case UnpinAdapter():
                 self._pins[message.digest] -= 1
+            case Ping():
+                self._send(Pong(message.operation_id))
             case GetStats():
                 self._send(self._stats(message.operation_id))
             case GetMemory():
