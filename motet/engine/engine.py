@@ -37,7 +37,7 @@ from motet.engine.report import StepCounts, memory_report, stats
 from motet.memory.eviction import Kind, PageCosts
 from motet.memory.unified import UnifiedMemory
 from motet.scheduler.scheduler import Scheduler
-from motet.scheduler.sequence import Batch
+from motet.scheduler.sequence import Batch, BatchLogprobs
 
 # A step tells what a token costs if it has at least this many for each of its sequences: then
 # prefill makes up most of it.
@@ -49,6 +49,10 @@ class PendingTokens(Protocol):
 
     def wait(self) -> list[int | None]:
         """Tokens of the sampling chunks, in order, once the step has run."""
+        ...
+
+    def logprobs(self) -> BatchLogprobs:
+        """What was asked of log probabilities, once the step has run."""
         ...
 
 
@@ -165,9 +169,9 @@ class Engine:
         started_s = max(step.launched_s, self._finished_s)  # the device takes one after another
         self._finished_s = time.monotonic()
         self._learn_cost(step.batch, self._finished_s - started_s)
-        outputs = self._scheduler.commit(step.batch, tokens)
+        outputs = self._scheduler.commit(step.batch, tokens, step.tokens.logprobs())
         self._counts.num_steps += 1
-        self._counts.num_output_tokens += len(outputs)
+        self._counts.num_output_tokens += sum(len(output.token_ids) for output in outputs)
         self._report(outputs)
 
     def _learn_cost(self, batch: Batch, seconds: float) -> None:

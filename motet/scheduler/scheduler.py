@@ -7,8 +7,15 @@ First come, first served. A step takes the running sequences first (a decode tak
 prefill what is left of the step's token budget), then admits waiting ones while there is room.
 A sequence whose adapter is still being read or copied is passed over; one that finds no pages
 holds back those behind it, so that a large request is not starved by small ones. When the pages
-of the running sequences outgrow the pool, the youngest is preempted. What it computed stays in
+of the running sequences outgrow the pool, the last in line is preempted. What it computed stays in
 the prefix cache as long as nobody needs the pages, so it comes back cheaply.
+
+Priorities change the line and nothing else: it is by priority, a lower number first, and then by
+arrival. A sequence keeps its place as long as it lives, waiting or running, so the line says who is
+admitted next, who goes first in a step, who is preempted, and whose adapters may be evicted for
+whom. Nobody who runs is sent back to make room for one who waits. Nothing ages either: a request
+waits for as long as requests of lower numbers keep coming, and whoever gives numbers has to weigh
+that.
 
 A step may be scheduled while the one before it is in flight. Then the tokens that this one samples
 are not known: a sequence that ends with such a token is computed once too often, and that result is
@@ -16,21 +23,31 @@ thrown away. Its pages are free at once, since the device does what it is given 
 """
 
 import time
+from bisect import insort
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from itertools import takewhile
+from operator import attrgetter
 
-from motet.core.messages import AddRequest, TokenOutput
+from motet.core.messages import AddRequest, TokenLogprobs, TokenOutput
 from motet.memory.page_pool import ADAPTER, KV, PoolCorruptionError
 from motet.memory.residency import Placement
 from motet.memory.unified import UnifiedMemory
 from motet.scheduler.lookahead import AdapterLookahead
-from motet.scheduler.sequence import Batch, ScheduledChunk, Sequence
+from motet.scheduler.sequence import (
+    NO_LOGPROBS,
+    Batch,
+    BatchLogprobs,
+    ScheduledChunk,
+    Sequence,
+)
 from motet.scheduler.sequence_pages import SequencePages
 
 # Waiting sequences, beyond those that may run at once, whose adapters are copied to the device: a
 # copy takes about a step, and this many ends of sequences in one step are rare.
 LOOKAHEAD_SEQUENCES = 4
+
+_place = attrgetter("place")
 
 
 @dataclass(frozen=True)
@@ -80,8 +97,8 @@ class Scheduler:
         self.pages = SequencePages(memory, max_running=max_running, keeps_prefixes=keeps_prefixes)
         self._max_step_tokens = max_step_tokens
         self._max_running = max_running
-        self._waiting: list[Sequence] = []  # by arrival
-        self._running: list[Sequence] = []  # by arrival
+        self._waiting: list[Sequence] = []  # by place in line
+        self._running: list[Sequence] = []  # by place in line
         self._num_arrived = 0
         self.num_preemptions = 0
         self.num_adapter_hits = 0
@@ -143,17 +160,17 @@ class Scheduler:
                 self.num_adapter_hits += 1
             else:
                 self.num_adapter_misses += 1
-        self._waiting.append(
-            Sequence(
-                request_id=request.request_id,
-                prompt_token_ids=request.prompt_token_ids,
-                sampling=request.sampling,
-                digest=request.digest,
-                tenant=request.tenant,
-                arrival=self._num_arrived,
-                queued_s=time.monotonic(),
-            )
+        seq = Sequence(
+            request_id=request.request_id,
+            prompt_token_ids=request.prompt_token_ids,
+            sampling=request.sampling,
+            digest=request.digest,
+            tenant=request.tenant,
+            arrival=self._num_arrived,
+            priority=request.priority,
+            queued_s=time.monotonic(),
         )
+        insort(self._waiting, seq, key=_place)
         self._num_arrived += 1
 
     def abort(self, request_id: str) -> bool:
@@ -185,7 +202,7 @@ class Scheduler:
             return True
         if any(seq.sampling.has_penalties for seq in self._running):
             return False
-        # Each sequence may need a page; those ahead of the youngest are protected from all.
+        # Each sequence may need a page, and the last in line may evict least.
         protected = self._ahead(self._running[-1])
         return self._reclaimer.num_reclaimable(KV, protected) >= len(self._running)
 
@@ -198,12 +215,18 @@ class Scheduler:
         self._admit(chunks, budget)
         return Plan(Batch(chunks), self._lookahead.reads, self._lookahead.copies)
 
-    def commit(self, batch: Batch, tokens: SequenceOf[int | None]) -> list[TokenOutput]:
-        """Take the sampled tokens of a batch, one for each chunk that samples, in order.
+    def commit(
+        self,
+        batch: Batch,
+        tokens: SequenceOf[int | None],
+        logprobs: BatchLogprobs = NO_LOGPROBS,
+    ) -> list[TokenOutput]:
+        """Take what a batch gave: a token for each chunk that samples, in order, and logprobs.
 
         Batches are committed in the order in which they were scheduled. A token of None ends its
-        sequence with the finish reason "error": its logits were not finite, and its KV is not
-        kept. What was computed of sequences that have ended meanwhile is thrown away.
+        sequence with the finish reason "error", and so does an entry in `logprobs.not_finite`: its
+        logits were not finite, and its KV is not kept. What was computed of sequences that have
+        ended meanwhile is thrown away.
         """
         outputs = []
         sampled = iter(tokens)
@@ -212,35 +235,38 @@ class Scheduler:
             token = next(sampled) if chunk.samples else None
             if seq.is_over:
                 continue
-            if chunk.samples and token is None:
+            if (chunk.samples and token is None) or seq in logprobs.not_finite:
                 self._end(seq, is_good=False)
-                outputs.append(TokenOutput(seq.request_id, [], "error"))
+                queue_s = seq.queue_s or 0.0
+                outputs.append(TokenOutput(seq.request_id, [], "error", queue_s=queue_s))
                 continue
             seq.num_computed_tokens = chunk.end
             self.pages.keep_computed(seq)
+            if seq in logprobs.prompts:
+                seq.keep_prompt_logprobs(chunk.start, logprobs.prompts[seq])
             if token is not None:
-                outputs.append(self._append(seq, token))
+                outputs.append(self._append(seq, token, logprobs))
+            elif chunk.ends_prompt_only:
+                outputs.append(self._end_prompt_only(seq))
         return outputs
 
-    def _append(self, seq: Sequence, token: int) -> TokenOutput:
+    def _append(self, seq: Sequence, token: int, logprobs: BatchLogprobs) -> TokenOutput:
         seq.output_token_ids.append(token)
         reason = seq.finish_reason()
         if reason is not None:
             self._end(seq)
-        return TokenOutput(
-            seq.request_id,
-            [token],
-            reason,
-            seq.num_cached_tokens or 0,
-            queue_s=seq.queue_s or 0.0,
-        )
+        return _output(seq, [token], reason, logprobs.tokens.get(seq))
+
+    def _end_prompt_only(self, seq: Sequence) -> TokenOutput:
+        self._end(seq)
+        return _output(seq, [], "length", None)
 
     def _schedule_running(self, chunks: list[ScheduledChunk]) -> int:
-        """Schedule running sequences: decodes, then prefills, each by arrival."""
+        """Schedule running sequences: decodes, then prefills, each by place in line."""
         budget = self._max_step_tokens
         page_size = self._geometry.page_size
         prefills = []
-        for seq in list(self._running):  # the youngest may have to go
+        for seq in list(self._running):  # the last may have to go
             num_unscheduled = seq.num_unscheduled_tokens
             if num_unscheduled > 1:
                 prefills.append(seq)
@@ -257,10 +283,10 @@ class Scheduler:
         return budget
 
     def _keep(self, seq: Sequence) -> bool:
-        """Grow a decode to its next token; preempt the youngest while pages are short.
+        """Grow a decode to its next token; preempt the last in line while pages are short.
 
         Returns False if the sequence itself was preempted. One that a step has already scheduled
-        never is: a prefill has all its pages from admission, so only decodes grow, by arrival.
+        never is: a prefill has all its pages from admission, so only decodes grow, in their order.
         """
         num_tokens = seq.num_scheduled_tokens + 1
         while seq.pages and self.pages.num_missing(seq, num_tokens) > 0:
@@ -270,7 +296,7 @@ class Scheduler:
         return bool(seq.pages)
 
     def _admit(self, chunks: list[ScheduledChunk], budget: int) -> None:
-        """Admit waiting sequences in order of arrival, and bring in what the others wait for."""
+        """Admit waiting sequences by place in line, and bring in what the others wait for."""
         wanted = self._wanted()
         ahead: set[str] = set()  # adapters of this and earlier waiting sequences: they stay
         num_passed = 0  # sequences that stay in the queue for now
@@ -315,8 +341,7 @@ class Scheduler:
         if seq.queue_s is None:
             seq.queue_s = time.monotonic() - seq.queued_s
         self._waiting.remove(seq)
-        self._running.append(seq)
-        self._running.sort(key=lambda other: other.arrival)
+        insort(self._running, seq, key=_place)
         return True
 
     def _bring_in_pinned(self) -> None:
@@ -326,9 +351,10 @@ class Scheduler:
                 self._lookahead.bring_in(digest, 0, {digest}, self._wanted(), may_copy=True)
 
     def _ahead(self, seq: Sequence) -> set[str]:
-        """Adapters that it may not evict: its own, and those that older sequences wait with."""
-        older = takewhile(lambda other: other.arrival <= seq.arrival, self._waiting)
-        return {other.digest for other in older if other.digest is not None}
+        """Adapters that it may not evict: its own, and those that sequences before it wait with."""
+        place = seq.place
+        before = takewhile(lambda other: other.place <= place, self._waiting)
+        return {other.digest for other in before if other.digest is not None}
 
     def _wanted(self) -> list[str]:
         """Adapters of the sequences that come next, the soonest first."""
@@ -366,8 +392,7 @@ class Scheduler:
         assert seq.num_scheduled_tokens == seq.num_computed_tokens, "a step in flight computes it"
         self._stop_running(seq)
         seq.num_preemptions += 1
-        self._waiting.append(seq)
-        self._waiting.sort(key=lambda other: other.arrival)
+        insort(self._waiting, seq, key=_place)
         self.num_preemptions += 1
 
     def check(self) -> None:
@@ -380,3 +405,22 @@ class Scheduler:
         self.pages.check(self._running)
         if any(seq.pages for seq in self._waiting):
             raise PoolCorruptionError("a waiting sequence holds pages")
+
+
+def _output(
+    seq: Sequence,
+    token_ids: list[int],
+    finish_reason: str | None,
+    logprobs: list[TokenLogprobs] | None,
+) -> TokenOutput:
+    """What is told of a sequence after a step. The first time, its prompt's logprobs go with it."""
+    prompt_logprobs, seq.prompt_logprobs = seq.prompt_logprobs, None
+    return TokenOutput(
+        seq.request_id,
+        token_ids,
+        finish_reason,
+        seq.num_cached_tokens or 0,
+        logprobs,
+        prompt_logprobs,
+        seq.queue_s or 0.0,
+    )

@@ -9,9 +9,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
+from motet.core.errors import MotetError
 from motet.core.messages import EngineReady
 from motet.core.sampling import SamplingParams
 from motet.server.errors import bad_request
+from motet.server.principal import Principal
 from motet.server.protocol import GenerationParameters
 
 _SEED_BITS = 63
@@ -24,6 +26,27 @@ def require_known_token_ids(token_ids: Sequence[int], vocab_size: int, param: st
             f"'{param}' holds token id {max(token_ids)}; the vocabulary of this model ends at "
             f"{vocab_size - 1}.",
             param,
+        )
+
+
+def require_priority(priority: int, principal: Principal) -> None:
+    """Raises MotetError (403) if somebody wants to go before everybody else who may not."""
+    if priority < 0 and not principal.is_admin:
+        raise MotetError(
+            f"'priority' is {priority}: below 0, which goes before all usual requests, takes an "
+            "admin key. Give 0 or more.",
+            code="insufficient_permissions",
+            param="priority",
+        )
+
+
+def require_min_tokens(min_tokens: int, max_tokens: int) -> None:
+    """Raises MotetError (400) if more tokens are to be generated than may be."""
+    if min_tokens > max_tokens:
+        raise bad_request(
+            f"'min_tokens' is {min_tokens}, but at most {max_tokens} tokens are generated here. "
+            "Lower it, or raise max_tokens.",
+            "min_tokens",
         )
 
 
@@ -49,20 +72,21 @@ def admit_max_tokens(
         MotetError: 400 `context_length_exceeded`, or `pool_too_small` if the sequence and its
             adapter could not be held even by an idle pool.
     """
+    num_wanted = 1 if max_tokens is None else max_tokens
     num_context_left = engine.max_model_len - num_prompt_tokens
-    if (max_tokens or 1) > num_context_left:
+    if num_wanted > num_context_left:
         raise bad_request(
             f"This model's maximum context length is {engine.max_model_len} tokens, but "
-            f"{num_prompt_tokens + (max_tokens or 1)} were requested ({num_prompt_tokens} in the "
-            f"prompt, {max_tokens or 'at least 1'} to generate). Shorten the prompt or lower "
-            "max_tokens.",
+            f"{num_prompt_tokens + num_wanted} were requested ({num_prompt_tokens} in the prompt, "
+            f"{'at least 1' if max_tokens is None else max_tokens} to generate). Shorten the "
+            "prompt or lower max_tokens.",
             param,
             code="context_length_exceeded",
         )
     num_kv_pages = max(0, engine.num_pages - num_adapter_pages)
     num_pool_left = num_kv_pages * engine.page_size - num_prompt_tokens
-    if (max_tokens or 1) > num_pool_left:
-        num_tokens = num_prompt_tokens + (max_tokens or 1)
+    if num_wanted > num_pool_left:
+        num_tokens = num_prompt_tokens + num_wanted
         num_needed = -(-num_tokens // engine.page_size) + num_adapter_pages
         raise bad_request(
             f"This request needs {num_needed} pages of memory ({num_tokens} tokens at "
@@ -109,4 +133,8 @@ def sampling_params(
         repetition_penalty=params.repetition_penalty,
         presence_penalty=params.presence_penalty,
         frequency_penalty=params.frequency_penalty,
+        logit_bias=tuple(sorted(params.logit_bias.items())),
+        min_tokens=params.min_tokens,
+        num_logprobs=params.num_logprobs,
+        num_prompt_logprobs=params.num_prompt_logprobs,
     )

@@ -6,6 +6,7 @@ Does not know: the JSON of either endpoint (`completions.py` and `chat.py` each 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
@@ -17,7 +18,8 @@ from starlette.responses import Response
 from motet.server.choice import Delta
 from motet.server.generate import Generation
 from motet.server.protocol import GenerationParameters
-from motet.server.replies import EventStream, unless_client_leaves
+from motet.server.replies import EventFormat, EventStream, PlainEvents, unless_client_leaves
+from motet.server.services import services_of
 
 Json = dict[str, Any]
 
@@ -31,6 +33,14 @@ class AnswerFormat(Protocol):
 
     def whole_choice(self, index: int, deltas: Sequence[Delta]) -> Json:
         """A choice of an answer that is sent as a whole, from all that there is of it."""
+        ...
+
+    def whole_fields(self, deltas: Sequence[Delta]) -> Json:
+        """What the answer says beside its choices, from all that there is of the first one."""
+        ...
+
+    def first_chunk_fields(self) -> Json:
+        """What the first chunk says beside its choices."""
         ...
 
     def first_chunk_choices(self, num_choices: int) -> list[Json]:
@@ -47,24 +57,62 @@ async def answer(
 ) -> Response:
     """Answer as the request asked, streamed or whole. Closes the generation in any case.
 
-    A stream's status is sent only after the first piece has come, so whatever fails before it
-    has a proper status.
-
     Raises:
         MotetError: the engine failed, or the client left, before there was anything to send.
     """
-    frame = {"id": f"{form.id_prefix}-{generation.id}", "created": int(time.time())}
+    if params.stream:
+        return await stream_answer(request, params, generation, form, PlainEvents())
+    body = await whole_answer(request, params, generation, form)
+    return Response(orjson.dumps(body), media_type="application/json")
+
+
+async def whole_answer(
+    request: Request, params: GenerationParameters, generation: Generation, form: AnswerFormat
+) -> Json:
+    """The body of an answer that is sent as a whole. Closes the generation; raises as `answer`."""
+    frame = _frame(generation, form)
     try:
-        if not params.stream:
-            return await unless_client_leaves(
-                request.receive, _whole(params, generation, form, frame)
-            )
-        deltas = generation.deltas()
-        first = await unless_client_leaves(request.receive, _next(deltas))
-    except BaseException:
+        return await unless_client_leaves(request.receive, _whole(params, generation, form, frame))
+    finally:
         generation.close()
+
+
+async def stream_answer(
+    request: Request,
+    params: GenerationParameters,
+    generation: Generation,
+    form: AnswerFormat,
+    events: EventFormat,
+) -> EventStream:
+    """A stream of the chunks, as `events` writes them. Closes the generation; raises as `answer`.
+
+    The status is sent only after the first piece has come, so whatever fails before it has a
+    proper status; but no later than the first keep-alive, for a client cannot tell a server
+    that says nothing from one that is gone.
+    """
+    keep_alive_s = services_of(request).config.sse_keep_alive_s
+    deltas = generation.deltas()
+    first = asyncio.create_task(_next(deltas))
+
+    def close() -> None:
+        first.cancel()
+        generation.close()
+
+    try:
+        await unless_client_leaves(request.receive, asyncio.wait({first}, timeout=keep_alive_s))
+        if first.done():
+            first.result()  # raises what has a status of its own
+    except BaseException:
+        close()
         raise
-    return EventStream(_events(params, generation, form, frame, first, deltas), generation.close)
+    frame = _frame(generation, form)
+    chunks = _events(params, generation, form, frame, first, deltas)
+    return EventStream(chunks, close, form=events, keep_alive_s=keep_alive_s)
+
+
+def _frame(generation: Generation, form: AnswerFormat) -> Json:
+    """What is the same in all chunks."""
+    return {"id": f"{form.id_prefix}-{generation.id}", "created": int(time.time())}
 
 
 async def _next(deltas: AsyncIterator[Delta]) -> Delta:
@@ -73,19 +121,27 @@ async def _next(deltas: AsyncIterator[Delta]) -> Delta:
 
 async def _whole(
     params: GenerationParameters, generation: Generation, form: AnswerFormat, frame: Json
-) -> Response:
+) -> Json:
     choices: list[list[Delta]] = [[] for _ in range(generation.num_choices)]
     async for delta in generation.deltas():
         choices[delta.choice].append(delta)
-    generation.close()
-    body = {
-        **frame,
-        "object": form.whole_object,
-        "model": params.model,
-        "choices": [form.whole_choice(index, deltas) for index, deltas in enumerate(choices)],
-        "usage": generation.usage.as_json(),
-    }
-    return Response(orjson.dumps(body), media_type="application/json")
+    best = [choices[place] for place in generation.best(params.n)]
+    usage = generation.usage.as_json()
+
+    def body() -> Json:
+        return {
+            **frame,
+            "object": form.whole_object,
+            "model": params.model,
+            "choices": [form.whole_choice(index, deltas) for index, deltas in enumerate(best)],
+            "usage": usage,
+            **form.whole_fields(best[0]),
+        }
+
+    if params.num_prompt_logprobs is None:
+        return body()
+    # In a thread, for a prompt may be long, and must not hold up everybody's tokens.
+    return await asyncio.to_thread(body)
 
 
 async def _events(
@@ -93,20 +149,35 @@ async def _events(
     generation: Generation,
     form: AnswerFormat,
     frame: Json,
-    first: Delta,
+    first: asyncio.Task[Delta],
     rest: AsyncIterator[Delta],
 ) -> AsyncIterator[Json]:
-    def chunk(choices: list[Json], usage: Json | None) -> Json:
-        body = {**frame, "object": form.chunk_object, "model": params.model, "choices": choices}
-        # With include_usage the key is in every chunk, null except in the last.
-        return {**body, "usage": usage} if params.include_usage else body
+    head = {**frame, "object": form.chunk_object, "model": params.model}
 
+    def chunk(choices: list[Json]) -> Json:
+        if params.continuous_usage:
+            return {**head, "choices": choices, "usage": generation.usage.as_json()}
+        # With include_usage the key is in every chunk, null except in the last.
+        usage = {"usage": None} if params.include_usage else {}
+        return {**head, "choices": choices, **usage}
+
+    first_delta = await first
+    fields = form.first_chunk_fields()  # they go with whichever chunk is the first
     for choice in form.first_chunk_choices(generation.num_choices):
-        yield chunk([choice], None)
-    for choice in form.chunk_choices(first):
-        yield chunk([choice], None)
+        yield {**chunk([choice]), **fields}
+        fields = {}
+    for choice in await _chunk_choices(form, first_delta):
+        yield {**chunk([choice]), **fields}
+        fields = {}
     async for delta in rest:
-        for choice in form.chunk_choices(delta):
-            yield chunk([choice], None)
+        for choice in await _chunk_choices(form, delta):
+            yield chunk([choice])
     if params.include_usage:
-        yield chunk([], generation.usage.as_json())
+        yield {**head, "choices": [], "usage": generation.usage.as_json()}
+
+
+async def _chunk_choices(form: AnswerFormat, delta: Delta) -> list[Json]:
+    if delta.prompt_logprobs is None:
+        return form.chunk_choices(delta)
+    # In a thread, for a prompt may be long, and must not hold up everybody's tokens.
+    return await asyncio.to_thread(form.chunk_choices, delta)

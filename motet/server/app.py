@@ -15,27 +15,33 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from motet.core.errors import MotetError
-from motet.server import admin, chat, completions, health, lora, models
-from motet.server.auth import AuthMiddleware
-from motet.server.config import ServeConfig
+from motet.server import admin, chat, completions, health, lora, models, tokenize
+from motet.server.auth import AuthMiddleware, Surface
 from motet.server.context import context_of
-from motet.server.drain import Drain, DrainMiddleware
-from motet.server.engine_client import EngineClient
-from motet.server.errors import error_response, internal_error
-from motet.server.metrics import Metrics
+from motet.server.deadline_middleware import DeadlineMiddleware
+from motet.server.drain import DrainMiddleware
+from motet.server.errors import error_response, internal_error, unknown_url
+from motet.server.key_ring import KeyRing
+from motet.server.limit_middleware import LimitMiddleware
 from motet.server.middleware import BodyLimitMiddleware, ObserveMiddleware
-from motet.server.registry import AdapterRegistry
+from motet.server.responses.endpoint import create_response
 from motet.server.services import Services
-from motet.server.tokenizer import TextTokenizer
 from motet.server.tracing import RequestTracer
 
-GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
+GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/responses"})
 
 _ROUTES = (
     ("POST", "/v1/completions", completions.create_completion),
     ("POST", "/v1/chat/completions", chat.create_chat_completion),
+    ("POST", "/v1/responses", create_response),
     ("GET", "/v1/models", models.list_models),
     ("GET", "/v1/models/{model:path}", models.retrieve_model),
+    ("POST", "/tokenize", tokenize.tokenize),
+    ("POST", "/v1/tokenize", tokenize.tokenize),
+    ("POST", "/detokenize", tokenize.detokenize),
+    ("POST", "/v1/detokenize", tokenize.detokenize),
+    ("GET", "/tokenizer_info", tokenize.tokenizer_info),
+    ("GET", "/v1/tokenizer_info", tokenize.tokenizer_info),
     ("POST", "/v1/load_lora_adapter", lora.load_lora_adapter),
     ("POST", "/v1/unload_lora_adapter", lora.unload_lora_adapter),
     ("POST", "/admin/v1/adapters/{name:path}:pin", admin.pin_adapter),
@@ -48,17 +54,14 @@ _ROUTES = (
 )
 
 
-def create_app(
-    config: ServeConfig,
-    client: EngineClient,
-    registry: AdapterRegistry,
-    tokenizer: TextTokenizer,
-    metrics: Metrics,
-    tracer: RequestTracer | None,
-    drain: Drain,
-) -> ASGIApp:
-    """The application over a started engine. It keeps no state outside its arguments."""
-    services = Services(config, client, registry, tokenizer, metrics, drain)
+def create_apps(
+    services: Services, keys: KeyRing, tracer: RequestTracer | None
+) -> dict[Surface, ASGIApp]:
+    """The application over a started engine, once for each listener that there is to be.
+
+    They share everything but the routes that they have. No state is kept outside the arguments.
+    """
+    config = services.config
     app = FastAPI(
         title="Motet",
         openapi_url=None,
@@ -73,9 +76,16 @@ def create_app(
     # A redirect would be built from the Host header, and would not do for a POST.
     app.router.redirect_slashes = False
     app.state.services = services
-    limited = BodyLimitMiddleware(app, config.max_body_bytes)
-    guarded = AuthMiddleware(DrainMiddleware(limited, drain), config)
-    return ObserveMiddleware(guarded, metrics, tracer, GENERATION_PATHS)
+    bounded = BodyLimitMiddleware(app, config.max_body_bytes)
+    limited = DeadlineMiddleware(LimitMiddleware(bounded), config)
+    drained = DrainMiddleware(limited, services.drain)
+    is_split = config.admin_address is not None
+    surfaces = (Surface.PUBLIC, Surface.ADMIN) if is_split else (Surface.WHOLE,)
+    guarded = {surface: AuthMiddleware(drained, config, keys, surface) for surface in surfaces}
+    return {
+        surface: ObserveMiddleware(each, services.metrics, tracer, GENERATION_PATHS)
+        for surface, each in guarded.items()
+    }
 
 
 async def _on_motet_error(_: Request, error: Exception) -> Response:
@@ -91,9 +101,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         refusal = MotetError(f"{path} does not take {method} requests.", code="method_not_allowed")
         return error_response(refusal, dict(error.headers or {}))
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return error_response(
-            MotetError(f"There is no {method} {path} on this server.", code="unknown_url")
-        )
+        return error_response(unknown_url(method, path))
     return error_response(MotetError(str(error.detail), code="internal_error"))
 
 

@@ -22,11 +22,16 @@ def print_banner(
     console: Console,
     config: ServeConfig,
     url: str,
+    admin_url: str | None,
     engine: EngineReady,
     base_name: str,
     adapters: Sequence[Adapter],
 ) -> None:
-    """Print it. Keys are never part of it; a placeholder stands where one is needed."""
+    """Print it. Keys are never part of it; a placeholder stands where one is needed.
+
+    Args:
+        admin_url: where the admin routes are, if they are on an address of their own.
+    """
     pool_gib = engine.num_pages * engine.page_bytes / 2**30
     rows = [
         ("base model", f"{base_name} ({engine.dtype} on {engine.device})"),
@@ -38,6 +43,8 @@ def print_banner(
         ),
         ("context", f"{engine.max_model_len} tokens"),
     ]
+    if admin_url is not None:
+        rows.append(("admin", admin_url))
     header = Text.assemble(("Motet", "bold"), f" is ready at {url}")
     console.print(header, soft_wrap=True)
     for label, value in rows:

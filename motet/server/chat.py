@@ -7,20 +7,29 @@ Does not know: how text is generated, nor the model's chat template.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.answer import answer
-from motet.server.choice import Delta
+from motet.server.answer import AnswerFormat, answer
+from motet.server.chat_template import ChatOptions
+from motet.server.choice import Delta, token_ids_of
 from motet.server.context import context_of
-from motet.server.generate import find_model, start_generation, wait_for_adapter
-from motet.server.parameters import drop_idle_chat_parameters
+from motet.server.generate import Generation, find_model, start_generation, wait_for_adapter
+from motet.server.logprobs_json import chat_logprobs, prompt_logprobs
+from motet.server.parameters import (
+    drop_idle_chat_parameters,
+    ignored_parameters,
+    tell_ignored,
+    without,
+)
 from motet.server.parsing import parse, read_json_object
-from motet.server.protocol import ChatRequest, Message
-from motet.server.services import services_of
+from motet.server.protocol import ALL_PARAMETERS, ChatRequest, Message
+from motet.server.services import Services, services_of
+from motet.server.tokenizer import TextTokenizer
 
 
 class ChatFormat:
@@ -30,37 +39,95 @@ class ChatFormat:
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
+    def __init__(
+        self, params: ChatRequest, prompt_token_ids: list[int], tokenizer: TextTokenizer
+    ) -> None:
+        self._params = params
+        self._prompt_token_ids = prompt_token_ids
+        self._pieces = tokenizer.pieces
+
     def whole_choice(self, index: int, deltas: Sequence[Delta]) -> dict[str, Any]:
         text = "".join(delta.text for delta in deltas)
         return {
             "index": index,
             "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": None,
+            "logprobs": self._logprobs(deltas),
             "finish_reason": deltas[-1].finish_reason,
+            **self._token_ids(deltas),
         }
+
+    def whole_fields(self, deltas: Sequence[Delta]) -> dict[str, Any]:
+        fields = self.first_chunk_fields()
+        if self._params.prompt_logprobs is not None:
+            of_prompt = deltas[0].prompt_logprobs or ()
+            fields["prompt_logprobs"] = prompt_logprobs(
+                of_prompt, self._params.prompt_logprobs, self._pieces
+            )
+        return fields
+
+    def first_chunk_fields(self) -> dict[str, Any]:
+        if self._params.return_token_ids:
+            return {"prompt_token_ids": self._prompt_token_ids}
+        return {}
 
     def first_chunk_choices(self, num_choices: int) -> list[dict[str, Any]]:
         return [_chunk(each, {"role": "assistant", "content": ""}) for each in range(num_choices)]
 
     def chunk_choices(self, delta: Delta) -> list[dict[str, Any]]:
         choices = []
-        if delta.text:
-            choices.append(_chunk(delta.choice, {"content": delta.text}))
+        if delta.text or delta.tokens:
+            said = _chunk(delta.choice, {"content": delta.text}, None, self._logprobs([delta]))
+            choices.append({**said, **self._token_ids([delta])})
         if delta.finish_reason is not None:
             choices.append(_chunk(delta.choice, {}, delta.finish_reason))
         return choices
 
+    def _logprobs(self, deltas: Sequence[Delta]) -> dict[str, Any] | None:
+        if not self._params.logprobs:
+            return None
+        tokens = [token for delta in deltas for token in delta.tokens]
+        return chat_logprobs(
+            tokens,
+            self._params.top_logprobs,
+            self._pieces,
+            skip_special_tokens=self._params.skip_special_tokens,
+        )
+
+    def _token_ids(self, deltas: Sequence[Delta]) -> dict[str, Any]:
+        return {"token_ids": token_ids_of(deltas)} if self._params.return_token_ids else {}
+
+
+@dataclass(frozen=True, slots=True)
+class RunningChat:
+    """A chat in the engine. Close its generation in any case."""
+
+    params: ChatRequest
+    generation: Generation
+    form: AnswerFormat
+
 
 async def create_chat_completion(request: Request) -> Response:
     """Answer the last message of a conversation."""
+    body = await read_json_object(request)
+    is_lenient = services_of(request).config.lenient_parameters
+    ignored = ignored_parameters(body, ALL_PARAMETERS, is_lenient=is_lenient)
+    chat = await start_chat(request, without(body, ignored))
+    response = await answer(request, chat.params, chat.generation, chat.form)
+    tell_ignored(response, ignored)
+    return response
+
+
+async def start_chat(request: Request, body: Mapping[str, Any]) -> RunningChat:
+    """Check a chat's body and hand the chat to the engine.
+
+    Raises:
+        MotetError: the body is at fault, the model cannot be had, or the client left.
+    """
     services = services_of(request)
-    body = drop_idle_chat_parameters(await read_json_object(request))
-    params = parse(ChatRequest, body)
+    params = parse_chat(body)
     context = context_of(request.scope)
     model = await find_model(request, services, params)
-    messages = [_for_template(message) for message in params.messages]
-    # In a thread, for a long conversation must not hold up everybody's tokens.
-    prompt = await asyncio.to_thread(services.tokenizer.encode_chat, messages)
+    prompt = await encode_messages(services, params)
     await wait_for_adapter(request, services, model)
     generation = start_generation(
         services,
@@ -72,7 +139,32 @@ async def create_chat_completion(request: Request) -> Response:
         default_max_tokens=None,
         prompt_param="messages",
     )
-    return await answer(request, params, generation, ChatFormat())
+    return RunningChat(params, generation, ChatFormat(params, prompt, services.tokenizer))
+
+
+def parse_chat(body: Mapping[str, Any]) -> ChatRequest:
+    """A chat's body, checked. Raises MotetError (400)."""
+    return parse(ChatRequest, drop_idle_chat_parameters(body))
+
+
+async def encode_messages(services: Services, params: ChatRequest) -> list[int]:
+    """Token ids of the prompt that the conversation becomes. Raises MotetError (400)."""
+    messages = [_for_template(message) for message in params.messages]
+    # In a thread, for a long conversation must not hold up everybody's tokens.
+    return await asyncio.to_thread(services.tokenizer.encode_chat, messages, chat_options(params))
+
+
+def chat_options(params: ChatRequest) -> ChatOptions:
+    """How the request wants its conversation written out."""
+    begins_message = params.add_generation_prompt
+    if begins_message is None:
+        begins_message = not params.continue_final_message
+    return ChatOptions(
+        add_generation_prompt=begins_message,
+        continue_final_message=params.continue_final_message,
+        add_special_tokens=params.add_special_tokens,
+        template_kwargs=params.chat_template_kwargs.model_dump(exclude_none=True),
+    )
 
 
 def _for_template(message: Message) -> dict[str, str]:
@@ -82,5 +174,10 @@ def _for_template(message: Message) -> dict[str, str]:
     return {"role": role, "content": message.content, **named}
 
 
-def _chunk(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+def _chunk(
+    index: int,
+    delta: dict[str, Any],
+    finish_reason: str | None = None,
+    logprobs: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}

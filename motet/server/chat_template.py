@@ -10,7 +10,9 @@ never bring their own. The text is the same as that of transformers' `apply_chat
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -31,6 +33,28 @@ class _GenerationBlock(Extension):
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """How a conversation becomes a prompt.
+
+    Attributes:
+        add_generation_prompt: end with what begins the assistant's next message.
+        continue_final_message: end within the last message, so that the answer goes on with it;
+            only without a generation prompt.
+        add_special_tokens: add the tokenizer's special tokens to those that the template writes.
+        template_kwargs: what else the template may read; never one of the names above, nor
+            `messages`, `tools`, `documents` or a special token.
+    """
+
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+PLAIN_CHAT = ChatOptions()
 
 
 class ChatTemplate:
@@ -60,24 +84,53 @@ class ChatTemplate:
                 "or the chat_template in tokenizer_config.json."
             ) from error
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt that asks for the next message.
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], options: ChatOptions = PLAIN_CHAT
+    ) -> str:
+        """The prompt that asks for the next message, or for the rest of the last one.
 
         Raises:
             MotetError: 400, when the template refuses the messages (roles that must alternate…).
         """
+        if options.continue_final_message:
+            return self._up_to_the_end_of_the_last(messages, options)
+        return self._render(messages, options)
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], options: ChatOptions) -> str:
         try:
             return self._template.render(
+                **options.template_kwargs,
                 messages=[dict(message) for message in messages],
                 tools=None,
                 documents=None,
-                add_generation_prompt=True,
+                add_generation_prompt=options.add_generation_prompt,
                 **self._special_tokens,
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise bad_request(
                 f"The model's chat template refuses these messages: {error}.", "messages"
             ) from error
+
+    def _up_to_the_end_of_the_last(
+        self, messages: Sequence[Mapping[str, Any]], options: ChatOptions
+    ) -> str:
+        """Without what the template writes after the text of the last message.
+
+        A mark that no client can know stands at the end of that text, and the prompt ends where
+        it came out. If the template trims texts, the space before the mark goes too: with it
+        gone, so is the mark's own trailing space.
+        """
+        *earlier, last = messages
+        mark = f"<{secrets.token_hex(16)}> "
+        marked = [*earlier, {**last, "content": (last.get("content") or "") + mark}]
+        before, found, after = self._render(marked, options).rpartition(mark.rstrip())
+        if not found:
+            raise bad_request(
+                "The model's chat template does not write out the last message, so it cannot be "
+                "continued.",
+                "continue_final_message",
+            )
+        return before if after.startswith(" ") else before.rstrip()
 
 
 def no_chat_template() -> MotetError:

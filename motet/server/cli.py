@@ -1,4 +1,4 @@
-"""The command line: `motet serve`, `motet adapters`, `motet top`, `motet complete`, `motet check`.
+"""The command line: `motet serve`, `adapters`, `keys`, `top`, `complete` and `check`.
 
 Owns: which commands there are.
 Does not know: their options and how anything is done; each is a module of its own.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from motet.server import check, remote, serve_command, top
+from motet.server import check, keys_command, remote, serve_command, top
 
 app = typer.Typer(
     help="Motet serves thousands of LoRA adapters over one base model.",
@@ -25,6 +25,11 @@ adapters_app.command("load")(remote.load_adapter)
 adapters_app.command("pin")(remote.pin_adapter)
 adapters_app.command("unpin")(remote.unpin_adapter)
 adapters_app.command("unload")(remote.unload_adapter)
+keys_app = typer.Typer(help="Make, list and revoke keys in a file that a server follows.")
+app.add_typer(keys_app, name="keys", no_args_is_help=True)
+keys_app.command("create")(keys_command.create)
+keys_app.command("list")(keys_command.list_keys)
+keys_app.command("revoke")(keys_command.revoke)
 app.command("top")(top.top)
 app.command("complete")(remote.complete)
 app.command("check")(check.check)

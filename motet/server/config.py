@@ -7,12 +7,15 @@ Does not know: the command line (`cli.py`), nor what the engine does with its ow
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from motet.core.config import EngineConfig
 from motet.core.errors import ConfigError
+
+_UNIX = "unix:"
 
 _UNIT_BYTES = {
     "": 1,
@@ -41,14 +44,25 @@ class ServeConfig:
         admin_key: opens everything.
         share_prefix_cache: requests with different keys share cached prefixes, which tells by its
             speed what others have asked.
+        keys_file: more keys, followed as the file changes; see `key_file.py`.
+        allowed_hosts: names in the Host header that are answered; empty is all names with keys,
+            and this machine's own without.
+        admin_host: with `admin_port`, where the admin routes have a listener of their own;
+            `unix:PATH` is a socket in the file system, and takes no port.
+        max_queued: sequences that may wait for their first token at a time; None is four batches.
+        max_request_time_s: from a request's arrival to its end at most.
+        max_queue_time_s: from a request's arrival to its first token at most.
+        lenient_parameters: unknown request parameters are ignored, rather than refused.
         drain_timeout_s: how long running requests may go on after SIGTERM.
         engine_timeout_s: an engine that answers nothing for so long is killed and started again.
         otlp_endpoint: URL of an OpenTelemetry collector, which gets a span of each generation
             request.
         max_body_bytes: larger requests are refused.
+        sse_keep_alive_s: how long a stream may be silent before a comment is sent; None for ever.
 
     Raises:
-        ConfigError: an address that others can reach without any key, or an impossible port.
+        ConfigError: an address that others can reach without any key, an impossible port, or
+            options that do not fit together.
     """
 
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -59,11 +73,20 @@ class ServeConfig:
     adapter_roots: tuple[Path, ...] = ()
     api_key: str | None = field(default=None, repr=False)
     admin_key: str | None = field(default=None, repr=False)
+    keys_file: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    admin_host: str | None = None
+    admin_port: int | None = None
     share_prefix_cache: bool = False
+    max_queued: int | None = None
+    max_request_time_s: float = 3600.0
+    max_queue_time_s: float = 600.0
+    lenient_parameters: bool = False
     drain_timeout_s: int = 30
     engine_timeout_s: float = 120.0
     otlp_endpoint: str | None = None
     max_body_bytes: int = 4 << 20
+    sse_keep_alive_s: float | None = 15.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -71,25 +94,94 @@ class ServeConfig:
                 f"--port is {self.port}; give a number from 0 (any free port) to 65535.",
                 param="port",
             )
+        self._require_positive()
         for option, key in (("api_key", self.api_key), ("admin_key", self.admin_key)):
             if key is not None and not key.strip():
                 raise ConfigError(f"The {option} is empty; give a key or leave it out.")
-        if not self.has_keys and not is_loopback(self.host):
-            raise ConfigError(
-                f"--host {self.host} can be reached from other machines, and no key is set. "
-                "Set --api-key (and --admin-key for managing adapters), or use --host 127.0.0.1.",
-                param="host",
-            )
+        self._require_keys_in_public("host", self.host)
+        if isinstance(admin := self.admin_address, TcpAddress):
+            self._require_keys_in_public("admin_host", admin.host)
+
+    def _require_positive(self) -> None:
+        for option, value in (
+            ("max_queued", self.max_queued),
+            ("max_request_time", self.max_request_time_s),
+            ("max_queue_time", self.max_queue_time_s),
+        ):
+            if value is not None and not 0 < value < math.inf:
+                name = option.replace("_", "-")
+                raise ConfigError(f"--{name} is {value}; give more than 0.", param=option)
+
+    def _require_keys_in_public(self, option: str, host: str) -> None:
+        if self.has_keys or is_loopback(host):
+            return
+        raise ConfigError(
+            f"--{option.replace('_', '-')} {host} can be reached from other machines, and no key "
+            "is set. Set --api-key (and --admin-key for managing adapters) or --keys-file, or use "
+            "127.0.0.1.",
+            param=option,
+        )
 
     @property
     def has_keys(self) -> bool:
-        return self.api_key is not None or self.admin_key is not None
+        """Whether requests need one; a file of keys may be empty, and then nobody gets in."""
+        return any(each is not None for each in (self.api_key, self.admin_key, self.keys_file))
+
+    @property
+    def admin_address(self) -> TcpAddress | UnixAddress | None:
+        """Where the admin routes are; None if they are with all others. Raises ConfigError."""
+        return parse_admin_address(self.admin_host, self.admin_port)
+
+    @property
+    def most_queued(self) -> int:
+        """Sequences that may wait for their first token at a time."""
+        return 4 * self.engine.max_running if self.max_queued is None else self.max_queued
 
     @property
     def allowed_roots(self) -> tuple[Path, ...]:
         """Directories below which the load endpoint may read."""
         own = () if self.adapter_dir is None else (self.adapter_dir,)
         return (*self.adapter_roots, *own)
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A host and a port to listen on; port 0 is any free one."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A socket in the file system, which only its owner may use."""
+
+    path: Path
+
+
+def parse_admin_address(host: str | None, port: int | None) -> TcpAddress | UnixAddress | None:
+    """What --admin-host and --admin-port say together; None if neither is given.
+
+    Raises:
+        ConfigError: they do not fit together.
+    """
+    if host is not None and host.startswith(_UNIX):
+        path = host.removeprefix(_UNIX)
+        if not path or port is not None:
+            raise ConfigError(
+                "--admin-host unix:PATH needs a path, and no --admin-port.", param="admin_host"
+            )
+        return UnixAddress(Path(path))
+    if port is None:
+        if host is not None:
+            raise ConfigError(f"--admin-host {host} needs --admin-port too.", param="admin_port")
+        return None
+    if not 0 <= port <= 65535:
+        raise ConfigError(
+            f"--admin-port is {port}; give a number from 0 (any free port) to 65535.",
+            param="admin_port",
+        )
+    return TcpAddress("127.0.0.1" if host is None else host, port)
 
 
 def is_loopback(host: str) -> bool:

@@ -8,9 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from motet.server.keys import KeyLimits
 from motet.server.principal import ANYONE, Principal
+
+if TYPE_CHECKING:  # what it carries; these raise errors, and an error's response is told here
+    from motet.server.allowance import Allowance
+    from motet.server.deadline import Deadline
 
 _KEY = "motet.context"
 
@@ -45,6 +50,9 @@ class RequestContext:
         tenant: whose key the request came with, never the key itself. Requests of one tenant
             share cached prefixes; None without keys, or where all share.
         principal: who sent it, once authentication has said so.
+        limits: of the key that it came with; None without a key.
+        allowance: what it may use of these limits; None where there are none.
+        deadline: when it must be done; only generation requests have one.
         error_code: the code of the error that it came to, if it did.
         figures: what its generation came to, once that has ended.
     """
@@ -56,6 +64,9 @@ class RequestContext:
     adapter_label: str | None = None
     tenant: str | None = None
     principal: Principal = ANYONE
+    limits: KeyLimits | None = None
+    allowance: Allowance | None = None
+    deadline: Deadline | None = None
     error_code: str | None = None
     figures: Figures | None = None
 

@@ -11,9 +11,8 @@ import time
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from motet.core.errors import MotetError
 from motet.server.context import context_of
-from motet.server.errors import error_response
+from motet.server.errors import RETRY_AFTER_S, RetryLaterError, error_response
 
 
 class Drain:
@@ -45,7 +44,7 @@ class Drain:
         self._deadline_s = time.monotonic() + self._timeout_s
 
     def require_open(self) -> None:
-        """Raises MotetError (`shutting_down`) once the drain has begun."""
+        """Raises RetryLaterError (`shutting_down`) once the drain has begun."""
         if self.has_begun:
             raise shutting_down()
 
@@ -71,9 +70,10 @@ class DrainMiddleware:
             self._drain.num_active -= 1
 
 
-def shutting_down() -> MotetError:
+def shutting_down() -> RetryLaterError:
     """What a request is told that comes too late, or is cut off."""
-    return MotetError(
+    return RetryLaterError(
         "The server is shutting down. Send the request again: another instance will take it.",
         code="shutting_down",
+        retry_after_s=RETRY_AFTER_S,
     )

@@ -41,6 +41,7 @@ from motet.core.messages import (
     UnpinAdapter,
 )
 from motet.server.engine_link import EngineLink, describe_exit
+from motet.server.first_token_queue import FirstTokenQueue
 from motet.server.in_flight import InFlight
 from motet.server.token_stream import TokenStream
 
@@ -73,15 +74,20 @@ class EngineClient:
     Args:
         config: the engine's options, given to each process that is started.
         command: the engine's program; tests give another.
+        max_queued: sequences that may wait for their first token at a time.
         timeout_s: an engine that answers nothing for so long hangs, and is killed. It answers
             between its steps, so this is longer than any step takes.
         restart_delay_s: wait before the first restart; it doubles with each failure in a row.
+
+    Attributes:
+        queue: the sequences that wait for their first token.
     """
 
     def __init__(
         self,
         config: EngineConfig,
         command: Sequence[str] = ENGINE_COMMAND,
+        max_queued: int = 1024,
         timeout_s: float = 120.0,
         restart_delay_s: float = 0.5,
     ) -> None:
@@ -93,7 +99,8 @@ class EngineClient:
         self._directory = tempfile.TemporaryDirectory(prefix="motet-")  # mode 0700
         self._link: EngineLink | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._in_flight = InFlight(self._send)
+        self.queue = FirstTokenQueue(max_queued)
+        self._in_flight = InFlight(self._send, self.queue)
         self._info: EngineReady | None = None
         self.num_starts = 0
         self.unready_reason: str | None = "The engine is starting."
@@ -152,10 +159,12 @@ class EngineClient:
         holds. The caller closes the stream; that aborts what has not finished.
 
         Raises:
-            MotetError: the engine is not ready.
+            MotetError: the engine is not ready, or too many sequences wait already.
         """
         self.require_ready()
-        stream = TokenStream([request.request_id for request in requests], self._forget)
+        ids = [request.request_id for request in requests]
+        self.queue.add(ids)
+        stream = TokenStream(ids, self._forget)
         for request in requests:
             self._in_flight.streams[request.request_id] = stream
             self._send(request)
@@ -215,6 +224,7 @@ class EngineClient:
 
     def _forget(self, request_id: str, *, is_finished: bool) -> None:
         del self._in_flight.streams[request_id]
+        self.queue.discard(request_id)
         if not is_finished and self._link is not None:
             self._link.send(AbortRequest(request_id))
 
@@ -299,6 +309,9 @@ class EngineClient:
     async def _read(self, link: EngineLink) -> None:
         while True:
             self._in_flight.handle(await link.receive())
+            # A message that is there already is received without waiting. Were many of them taken
+            # in one go, streams would be full before their readers had a turn.
+            await asyncio.sleep(0)
 
 
 def _new_id() -> str:

@@ -174,6 +174,7 @@ class Snapshot:
         model_name: the base model's name.
         page_size: KV tokens in a page.
         num_adapters: adapter names that requests may use.
+        num_queued: sequences that wait for their first token.
         names_of: the names that mean a digest.
     """
 
@@ -184,6 +185,7 @@ class Snapshot:
     model_name: str
     page_size: int
     num_adapters: int
+    num_queued: int
     names_of: Callable[[str], Sequence[str]]
 
 
@@ -226,6 +228,11 @@ def _supervision(snapshot: Snapshot) -> list[Metric]:
             "motet_adapters_loaded",
             "Adapter names that requests may use.",
             value=snapshot.num_adapters,
+        ),
+        GaugeMetricFamily(
+            "motet_queued_sequences",
+            "Sequences that wait for their first token, of which --max-queued allows so many.",
+            value=snapshot.num_queued,
         ),
     ]
 

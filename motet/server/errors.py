@@ -6,6 +6,7 @@ Does not know: who raised the error, or why.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
@@ -24,8 +25,12 @@ _STATUS_OF_CODE = {
     "adapter_not_found": 404,
     "unknown_url": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "request_too_large": 413,
+    "url_too_long": 414,
     "unsupported_media_type": 415,
+    "rate_limit_exceeded": 429,
+    "headers_too_large": 431,
     "client_closed_request": 499,
     "client_too_slow": 499,
     "internal_error": 500,
@@ -33,11 +38,15 @@ _STATUS_OF_CODE = {
     "engine_restarting": 503,
     "shutting_down": 503,
     "adapter_unavailable": 503,
+    "overloaded": 503,
+    "too_many_connections": 503,
+    "timeout": 504,
 }
 
 # Codes of a request that can never succeed as it is.
 _BAD_REQUEST_CODES = frozenset(
     {
+        "invalid_http",
         "invalid_json",
         "invalid_type",
         "invalid_value",
@@ -55,6 +64,29 @@ _BAD_REQUEST_CODES = frozenset(
 # A restart of the engine takes seconds, and so does whatever brings an adapter's files back;
 # clients must not hammer the server meanwhile.
 RETRY_AFTER_S = 5
+
+
+class RetryLaterError(MotetError):
+    """A request that is refused now and may be taken later.
+
+    Args:
+        retry_after_s: in how many seconds; None if no wait would help.
+    """
+
+    def __init__(self, message: str, *, code: str, retry_after_s: float | None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What tells a client: the standard header, and what OpenAI's own clients go by."""
+        if self.retry_after_s is None:
+            return {"x-should-retry": "false"}
+        return {
+            "Retry-After": str(max(1, math.ceil(self.retry_after_s))),
+            "retry-after-ms": str(max(1, math.ceil(self.retry_after_s * 1000))),
+            "x-should-retry": "true",
+        }
 
 
 def bad_request(message: str, param: str | None, *, code: str = "invalid_value") -> MotetError:
@@ -85,6 +117,8 @@ def error_body(error: MotetError) -> dict[str, Any]:
         kind = "server_error"
     elif status == 403:
         kind = "permission_error"
+    elif status == 429:
+        kind = "rate_limit_error"
     else:
         kind = "invalid_request_error"
     return {
@@ -117,9 +151,16 @@ def error_response(error: MotetError, headers: dict[str, str] | None = None) -> 
     all_headers = dict(headers or {})
     if status == 401:
         all_headers["WWW-Authenticate"] = "Bearer"
-    if status == 503:
+    if isinstance(error, RetryLaterError):
+        all_headers |= error.headers
+    elif status == 503:
         all_headers["Retry-After"] = str(RETRY_AFTER_S)
     return ErrorResponse(error, all_headers)
+
+
+def unknown_url(method: str, path: str) -> MotetError:
+    """There is no such route, or not for whoever asks here."""
+    return MotetError(f"There is no {method} {path} on this server.", code="unknown_url")
 
 
 def internal_error(request_id: str) -> MotetError:

@@ -1,22 +1,28 @@
 """One path from a checked request to pieces of text, for both endpoints, streamed or not.
 
-Owns: the load of an adapter before its first use, and admission.
+Owns: the load of an adapter before its first use, admission, the end of what takes too long.
 Does not know: how tokens become text (`choice.py`), nor the JSON of either endpoint.
 """
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 
 from starlette.requests import Request
 
+from motet.core.errors import MotetError
 from motet.core.messages import AddRequest
 from motet.server import admission
-from motet.server.choice import Choice, Delta, Usage, count_cached
+from motet.server.allowance import Reservation
+from motet.server.budget import default_share, require_within_budget
+from motet.server.choice import Choice, Delta, Usage, best_choices, count_cached
 from motet.server.context import RequestContext, context_of
+from motet.server.deadline import timed_out
 from motet.server.errors import bad_request
 from motet.server.generation_watch import GenerationWatch
+from motet.server.prefix_scope import prefix_scope
 from motet.server.protocol import GenerationParameters
 from motet.server.replies import unless_client_leaves
 from motet.server.services import Services
@@ -37,12 +43,16 @@ class Generation:
         choices: dict[str, Choice],
         num_prompt_tokens: int,
         watch: GenerationWatch,
+        reservation: Reservation | None,
+        timers: Sequence[asyncio.TimerHandle],
     ) -> None:
         self.id = group
         self._stream = stream
         self._choices = choices
         self._num_prompt_tokens = num_prompt_tokens
         self._watch = watch
+        self._reservation = reservation
+        self._timers = timers
         self._is_closed = False
 
     @property
@@ -67,16 +77,46 @@ class Generation:
             self._watch.delta(delta)
             if choice.is_finished:
                 self._stream.abort(output.request_id)
-            if delta.text or delta.finish_reason is not None:
+            if not delta.is_empty:
                 yield delta
+
+    def best(self, num_kept: int) -> list[int]:
+        """The choices to answer with once all have finished: `num_kept` for each prompt."""
+        return best_choices(list(self._choices.values()), num_kept)
 
     def close(self) -> None:
         """Abort what has not finished, and count what was done."""
         if self._is_closed:
             return
         self._is_closed = True
+        for timer in self._timers:
+            timer.cancel()
         self._stream.close()
-        self._watch.end(self.usage)
+        usage = self.usage
+        if self._reservation is not None:
+            self._reservation.settle(usage.num_prompt_tokens + usage.num_output_tokens)
+        self._watch.end(usage)
+
+
+def _deadline_timers(context: RequestContext, stream: TokenStream) -> list[asyncio.TimerHandle]:
+    """Timers that abort what runs when its time is over; its reader gets the error.
+
+    They act on the stream rather than on whoever reads it, so that the engine is freed at once
+    even if the client does not read.
+    """
+    deadline = context.deadline
+    if deadline is None:
+        return []
+    loop = asyncio.get_running_loop()
+
+    def end_if_queued() -> None:
+        if not stream.has_output:
+            stream.expire(timed_out())
+
+    return [
+        loop.call_later(deadline.seconds_left(has_first_token=False), end_if_queued),
+        loop.call_later(deadline.seconds_left(has_first_token=True), stream.expire, timed_out()),
+    ]
 
 
 async def find_model(request: Request, services: Services, params: GenerationParameters) -> str:
@@ -96,12 +136,20 @@ async def wait_for_adapter(request: Request, services: Services, model: str) -> 
     """Have what `model` names loaded. When this returns, `start_generation` may use it at once.
 
     Raises:
-        MotetError: it cannot be loaded, or the client left meanwhile; the load goes on then, for
-            others may wait for it.
+        MotetError: it cannot be loaded, or the client left or its time was over meanwhile; the
+            load goes on then, for others may wait for it.
     """
-    while services.registry.needs_load(model):  # again, if the engine was restarted just now
-        load = services.registry.ensure_loaded(model)
-        await unless_client_leaves(request.receive, load)
+    deadline = context_of(request.scope).deadline
+    left_s = None if deadline is None else deadline.seconds_left(has_first_token=False)
+    try:
+        async with asyncio.timeout(left_s) as timeout:
+            while services.registry.needs_load(model):  # again, if the engine was restarted
+                load = services.registry.ensure_loaded(model)
+                await unless_client_leaves(request.receive, load)
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise timed_out() from None
 
 
 def start_generation(
@@ -122,21 +170,29 @@ def start_generation(
 
     Args:
         model: what `find_model` answered.
-        prompts: token ids of each prompt; choice `p * n + i` is choice i of prompt p.
-        context: of the HTTP request: when it came, and whose cached prefixes it shares.
+        prompts: token ids of each prompt; choice `p * num_candidates + i` is choice i of prompt p.
+        context: of the HTTP request: when it came, whose cached prefixes it shares, and what it
+            may use.
         max_tokens: tokens to generate at most, as asked for.
         default_max_tokens: if it was not asked for; fewer if there is no room for so many, and
-            None is all that there is room for.
+            None is all that there is room for, within the request's budget.
         prompt_param: the field that holds the prompts, for errors.
 
     Raises:
-        MotetError: the request can never be done, or the engine is not ready.
+        MotetError: the request can never be done, its key may not use so many tokens now, the
+            engine is not ready, or too many wait for it already.
     """
     engine = services.client.info
     vocab_size = engine.shape.vocab_size
     served = services.registry.admit(model)
     admission.require_known_token_ids(params.stop_token_ids, vocab_size, "stop_token_ids")
+    admission.require_known_token_ids(list(params.logit_bias), vocab_size, "logit_bias")
+    admission.require_priority(params.priority, context.principal)
+    require_within_budget(params, prompts, max_tokens)
+    if default_max_tokens is None:
+        default_max_tokens = default_share(len(prompts) * params.num_candidates)
     seed = admission.choose_seed(params)
+    scope = prefix_scope(context.tenant, params.cache_salt)
     group = uuid.uuid4().hex
     requests: list[AddRequest] = []
     choices: dict[str, Choice] = {}
@@ -152,7 +208,8 @@ def start_generation(
             num_adapter_pages=0 if served.info is None else served.info.num_pages,
             param=prompt_param,
         )
-        for index in range(params.n):
+        admission.require_min_tokens(params.min_tokens, admitted)
+        for index in range(params.num_candidates):
             sampling = admission.sampling_params(
                 params,
                 max_tokens=admitted,
@@ -165,12 +222,33 @@ def start_generation(
                 len(requests),
                 prompt_index,
                 services.tokenizer,
-                params.stop,
+                params,
                 sampling.stop_token_ids,
             )
             digest = None if served.info is None else served.info.digest
-            requests.append(AddRequest(request_id, prompt, sampling, digest, context.tenant))
-    stream = services.client.submit(requests)
+            requests.append(
+                AddRequest(request_id, prompt, sampling, digest, scope, params.priority)
+            )
     num_prompt_tokens = sum(len(each) for each in prompts)
+    stream, reservation = _submit(services, requests, num_prompt_tokens, context)
     watch = GenerationWatch(services.metrics, served.label, context)
-    return Generation(group, stream, choices, num_prompt_tokens, watch)
+    timers = _deadline_timers(context, stream)
+    return Generation(group, stream, choices, num_prompt_tokens, watch, reservation, timers)
+
+
+def _submit(
+    services: Services,
+    requests: Sequence[AddRequest],
+    num_prompt_tokens: int,
+    context: RequestContext,
+) -> tuple[TokenStream, Reservation | None]:
+    """Reserve what the requests may use of their key's tokens, and send them."""
+    if context.allowance is None:
+        return services.client.submit(requests), None
+    most_output_tokens = sum(each.sampling.max_tokens for each in requests)
+    reservation = context.allowance.reserve_tokens(num_prompt_tokens + most_output_tokens)
+    try:
+        return services.client.submit(requests), reservation
+    except MotetError:
+        reservation.settle(0)
+        raise

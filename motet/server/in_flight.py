@@ -35,6 +35,7 @@ from motet.core.messages import (
     ToEngine,
     UnpinAdapter,
 )
+from motet.server.first_token_queue import FirstTokenQueue
 from motet.server.token_stream import TokenStream
 
 Question = LoadAdapter | PinAdapter | GetStats | GetMemory | Ping
@@ -55,10 +56,12 @@ class InFlight:
 
     Args:
         send: takes a message to the engine.
+        queue: is told of first tokens.
     """
 
-    def __init__(self, send: Callable[[ToEngine], None]) -> None:
+    def __init__(self, send: Callable[[ToEngine], None], queue: FirstTokenQueue) -> None:
         self._send = send
+        self._queue = queue
         self._operations: dict[str, _Operation] = {}
         self.streams: dict[str, TokenStream] = {}
 
@@ -83,6 +86,7 @@ class InFlight:
         match message:
             case StepOutput():
                 for output in message.outputs:
+                    self._queue.note_output(output.request_id)
                     if stream := self.streams.get(output.request_id):
                         stream.push(output)
             case RequestFailed():

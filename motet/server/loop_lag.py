@@ -6,13 +6,25 @@ Owns: the measurement.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import NoReturn
 
 _INTERVAL_S = 0.25
 
 
-async def watch_loop_lag(observe: Callable[[float], None]) -> None:
-    """Tell `observe` several times a second how late the loop was [seconds]. Never returns."""
+@contextlib.asynccontextmanager
+async def watched_loop_lag(observe: Callable[[float], None]) -> AsyncIterator[None]:
+    """While the block runs, tell `observe` several times a second how late the loop was [s]."""
+    task = asyncio.create_task(_watch(observe), name="loop lag watch")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _watch(observe: Callable[[float], None]) -> NoReturn:
     loop = asyncio.get_running_loop()
     while True:
         due_s = loop.time() + _INTERVAL_S

@@ -1,6 +1,7 @@
-"""What happens to request parameters that do nothing here, or that cannot be honoured yet.
+"""What happens to request parameters that do nothing here, or that cannot be honoured.
 
-Owns: the lists of ignored and unsupported parameters, and the check for misspelt ones.
+Owns: the lists of ignored and unsupported parameters, the check for misspelt ones, and the header
+that says what was ignored.
 Does not know: the types and bounds of parameters that do work (`protocol.py`).
 
 No parameter is dropped silently if it would have changed the answer: a client that asks for
@@ -10,8 +11,11 @@ constrained output and gets free text has been lied to.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
+
+from starlette.responses import Response
 
 from motet.core.errors import MotetError
 from motet.server.errors import bad_request
@@ -19,7 +23,6 @@ from motet.server.errors import bad_request
 # They have no effect on the answer, so ignoring them is honest.
 _IGNORED = frozenset(
     {
-        "user",
         "metadata",
         "safety_identifier",
         "prompt_cache_key",
@@ -32,7 +35,6 @@ _IGNORED = frozenset(
 
 # Real parameters that would change the answer, each with the values at which they would not.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "logit_bias": ({},),
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
@@ -46,20 +48,8 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
     "moderation": (),
     "reasoning_effort": ("none",),
-    "top_logprobs": (0,),
-    "min_tokens": (0,),
-    "include_stop_str_in_output": (False,),
-    "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
-    "prompt_logprobs": (),
-    "return_token_ids": (False,),
-    "add_generation_prompt": (True,),
-    "add_special_tokens": (),
-    "continue_final_message": (False,),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "cache_salt": (),
-    "priority": (0,),
     "length_penalty": (1, 1.0),
     "use_beam_search": (False,),
     "logits_processors": ([],),
@@ -70,16 +60,48 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "guided_choice": (),
     "guided_grammar": (),
 }
-_UNSUPPORTED_IN_COMPLETIONS = {"logprobs": (), "echo": (False,), "suffix": ("",)}
-_UNSUPPORTED_IN_CHAT = {"logprobs": (False,), "echo": (False,)}
+_UNSUPPORTED_IN_COMPLETIONS: dict[str, tuple[Any, ...]] = {"suffix": ("",)}
+_UNSUPPORTED_IN_CHAT: dict[str, tuple[Any, ...]] = {"echo": (False,)}
+
+IGNORED_HEADER = "x-ignored-params"
+# A header has to get through every proxy on the way, whatever was sent.
+_MAX_NAMES_TOLD = 16
+_MAX_NAME_CHARS = 32
+
+
+def ignored_parameters(
+    body: Mapping[str, Any], known: Iterable[str], *, is_lenient: bool
+) -> list[str]:
+    """Names of what in `body` is not going to be read.
+
+    Args:
+        known: the fields of all endpoints; a field of another endpoint is never ignored.
+        is_lenient: unknown parameters are ignored too, rather than refused. Those that are known
+            and unsupported never are.
+    """
+    names = [name for name, value in body.items() if value is not None]
+    if not is_lenient:
+        return [name for name in names if name in _IGNORED]
+    read = {*known, *_UNSUPPORTED, *_UNSUPPORTED_IN_COMPLETIONS, *_UNSUPPORTED_IN_CHAT}
+    return [name for name in names if name not in read]
+
+
+def without(body: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """`body` without the fields of these names."""
+    left_out = frozenset(names)
+    return {name: value for name, value in body.items() if name not in left_out}
+
+
+def tell_ignored(response: Response, names: Sequence[str]) -> None:
+    """Name what was ignored in the response's headers, as far as headers can hold it."""
+    if names:
+        told = [quote(name[:_MAX_NAME_CHARS]) for name in names[:_MAX_NAMES_TOLD]]
+        response.headers[IGNORED_HEADER] = ", ".join(told)
 
 
 def drop_idle_completion_parameters(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body of /v1/completions without what does nothing. Raises as `_drop_idle`."""
-    num_choices = body.get("n")
-    # Choosing the best of as many as are returned chooses nothing.
-    best_of = (1 if num_choices is None else num_choices,)
-    return _drop_idle(body, _UNSUPPORTED | _UNSUPPORTED_IN_COMPLETIONS | {"best_of": best_of})
+    return _drop_idle(body, _UNSUPPORTED | _UNSUPPORTED_IN_COMPLETIONS)
 
 
 def drop_idle_chat_parameters(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,10 +18,14 @@ from starlette.requests import ClientDisconnect, Request
 
 from motet.core.errors import MotetError
 from motet.server.errors import bad_request
+from motet.server.json_depth import require_shallow
 from motet.server.parameters import suggestion
 from motet.server.replies import ClientLeftError
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
+
+# Names of unknown fields are the client's; an error does not repeat any length of them.
+_MAX_PARAM_CHARS = 128
 
 
 def require_json(request: Request) -> None:
@@ -47,6 +51,7 @@ async def read_json_object(request: Request) -> dict[str, Any]:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise _malformed(body, error) from None
+    require_shallow(body, value)
     if not isinstance(value, dict):
         raise bad_request(
             f"The body should be a JSON object; got {_shortened(value)}.", None, code="invalid_type"
@@ -92,7 +97,8 @@ def _as_motet_error(detail: ErrorDetails, model: type[BaseModel]) -> MotetError:
                 f"Missing required parameter: '{param}'.", param, code="missing_required_parameter"
             )
         case kind:
-            code = "invalid_type" if kind.endswith("_type") else "invalid_value"
+            usual = "invalid_type" if kind.endswith("_type") else "invalid_value"
+            code = context.get("code", usual)
             # A whole body is no help in a message about one of its fields.
             got = "" if "param" in context else f"; got {_shortened(detail['input'])}"
             return bad_request(f"'{param}' {_expectation(detail)}{got}.", param, code=code)
@@ -103,7 +109,7 @@ def _expectation(detail: ErrorDetails) -> str:
     message = detail["msg"].replace(" after validation", "")
     for subject in ("Input ", "List ", "String "):
         message = message.removeprefix(subject)
-    return message.removesuffix(" or instance of Message")
+    return message.partition(" or instance of ")[0]
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
@@ -116,7 +122,7 @@ def _dotted(location: tuple[int | str, ...]) -> str:
             continue
         else:
             text += f".{part}" if text else part
-    return text
+    return text[:_MAX_PARAM_CHARS]
 
 
 def _shortened(value: Any) -> str:

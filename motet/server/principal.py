@@ -43,7 +43,8 @@ class Principal:
         """Whether it may see and use the adapter of this name. The base model is open to all."""
         if self.adapters is None or self.is_admin:
             return True
-        return any(fnmatchcase(adapter, pattern) for pattern in self.adapters)
+        # To fnmatch, [ begins a set of characters; here it is a character.
+        return any(fnmatchcase(adapter, each.replace("[", "[[]")) for each in self.adapters)
 
 
 # Where no key is set, whoever reaches the server may do everything.

@@ -20,6 +20,15 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from motet.server.field_types import (
+    CacheSalt,
+    LogitBias,
+    NumLogprobs,
+    Priority,
+    TemplateKwargs,
+    User,
+)
+
 MAX_PROMPTS = 64
 MAX_CHOICES = 16
 MAX_STOPS = 4
@@ -103,6 +112,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False  # vLLM's: the counts so far, in every chunk
     include_obfuscation: bool = False  # padding against traffic analysis; none is added
 
 
@@ -112,7 +122,7 @@ class GenerationParameters(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(le=1), AfterValidator(_positive)] = 1.0
     top_k: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_switched_off_top_k)] = (
@@ -126,9 +136,18 @@ class GenerationParameters(BaseModel):
     ] = []
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS)] = []
     ignore_eos: bool = False
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
     repetition_penalty: Annotated[float, Field(le=2), AfterValidator(_positive)] = 1.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    logit_bias: LogitBias = {}
+    prompt_logprobs: NumLogprobs | None = None
+    return_token_ids: bool = False
+    priority: Priority = 0
+    cache_salt: CacheSalt | None = None
+    user: User | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -142,15 +161,89 @@ class GenerationParameters(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _whole_prompt_logprobs(self) -> Self:
+        if self.prompt_logprobs is not None and self.stream:
+            raise PydanticCustomError(
+                "prompt_logprobs_in_stream",
+                "is not available together with 'stream': true; send one of them",
+                {"param": "prompt_logprobs"},
+            )
+        return self
+
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    @property
+    def num_candidates(self) -> int:
+        """Sequences to generate for each prompt; `n` of them are returned."""
+        return self.n
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many of the likeliest tokens the engine has to report beside each new one."""
+        return None
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """The same for each token of the prompt."""
+        return self.prompt_logprobs
+
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether the answer speaks of single tokens, and not of text alone."""
+        return self.return_token_ids
 
 
 class CompletionRequest(GenerationParameters):
     """POST /v1/completions. `prompt` is a list of strings, or of lists of token ids."""
 
     prompt: Prompt
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    logprobs: NumLogprobs | None = None
+    echo: bool = False
+    add_special_tokens: bool = True
+
+    @model_validator(mode="after")
+    def _best_of_at_least_n(self) -> Self:
+        if self.num_candidates < self.n:
+            raise PydanticCustomError(
+                "best_of_fewer",
+                f"should be at least n, which is {self.n}",
+                {"param": "best_of"},
+            )
+        if self.num_candidates > self.n and self.stream:
+            raise PydanticCustomError(
+                "best_of_in_stream",
+                "cannot be more than n in a stream: the best are known only at the end",
+                {"param": "best_of", "code": "unsupported_parameter"},
+            )
+        return self
+
+    @property
+    def num_candidates(self) -> int:
+        return self.n if self.best_of is None else self.best_of
+
+    @property
+    def num_logprobs(self) -> int | None:
+        if self.logprobs is not None:
+            return max(1, self.logprobs)  # the likeliest token is always told
+        return 0 if self.num_candidates > self.n else None
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        echoed = max(1, self.logprobs) if self.echo and self.logprobs is not None else None
+        wanted = [each for each in (echoed, self.prompt_logprobs) if each is not None]
+        return max(wanted, default=None)
+
+    @property
+    def tells_tokens(self) -> bool:
+        return self.return_token_ids or self.logprobs is not None
 
 
 class Message(BaseModel):
@@ -179,7 +272,35 @@ class ChatRequest(GenerationParameters):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool = False
+    top_logprobs: NumLogprobs = 0
+    add_special_tokens: bool = False  # templates write them
+    add_generation_prompt: bool | None = None  # None: unless the last message is continued
+    continue_final_message: bool = False
+    chat_template_kwargs: TemplateKwargs = TemplateKwargs()
+
+    @model_validator(mode="after")
+    def _logprobs_are_asked_for(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise PydanticCustomError(
+                "top_logprobs_without_logprobs",
+                "is only allowed together with 'logprobs': true",
+                {"param": "top_logprobs"},
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _continue_or_begin(self) -> Self:
+        if self.continue_final_message and self.add_generation_prompt:
+            raise PydanticCustomError(
+                "continue_and_begin",
+                "and 'add_generation_prompt' cannot both be true: either the last message goes on "
+                "or a new one begins",
+                {"param": "continue_final_message"},
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
@@ -191,6 +312,17 @@ class ChatRequest(GenerationParameters):
                 {"param": "max_completion_tokens"},
             )
         return self
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.top_logprobs if self.logprobs else None
+
+    @property
+    def tells_tokens(self) -> bool:
+        return self.return_token_ids or self.logprobs
+
+
+ALL_PARAMETERS = frozenset(CompletionRequest.model_fields) | frozenset(ChatRequest.model_fields)
 
 
 class LoadAdapterRequest(BaseModel):

@@ -8,9 +8,7 @@ Does not know: the command line (`cli.py`), the routes (`app.py`), and what a si
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,19 +16,24 @@ import structlog
 from rich.console import Console
 from uvicorn.loops.auto import auto_loop_factory
 
-from motet.core.errors import ConfigError, MotetError
+from motet.core.errors import MotetError
 from motet.server.adapter_dir import AdapterDirectory
-from motet.server.app import create_app
+from motet.server.app import create_apps
+from motet.server.auth import Surface
 from motet.server.banner import print_banner
 from motet.server.config import ServeConfig
 from motet.server.drain import Drain, shutting_down
 from motet.server.engine_client import ENGINE_COMMAND, EngineClient
+from motet.server.file_limits import raise_file_limit
 from motet.server.http_server import HttpServer
+from motet.server.key_ring import following, open_key_ring
+from motet.server.listeners import bound_sockets, url_of
 from motet.server.logs import configure_logging, log_loop_error
-from motet.server.loop_lag import watch_loop_lag
+from motet.server.loop_lag import watched_loop_lag
 from motet.server.metrics import Metrics
 from motet.server.model_dir import EMBEDDED_MODEL_NAME, model_dir_for
 from motet.server.registry import AdapterRegistry
+from motet.server.services import Services
 from motet.server.tokenizer import TextTokenizer
 from motet.server.tracing import OtlpTracer
 
@@ -38,15 +41,29 @@ _log = structlog.get_logger()
 
 
 class Started:
-    """A server that takes requests, as its starter sees it."""
+    """A server that takes requests, as its starter sees it.
+
+    Attributes:
+        urls: of each listener.
+        stop: drains and ends the server; when called again, ends it now.
+    """
 
     def __init__(
-        self, url: str, http: HttpServer, client: EngineClient, registry: AdapterRegistry
+        self,
+        urls: dict[Surface, str],
+        stop: Callable[[], None],
+        client: EngineClient,
+        registry: AdapterRegistry,
     ) -> None:
-        self.url = url
-        self.stop = http.stop
+        self.urls = urls
+        self.stop = stop
         self.client = client
         self.registry = registry
+
+    @property
+    def url(self) -> str:
+        """Where requests for text go."""
+        return next(url for surface, url in self.urls.items() if surface is not Surface.ADMIN)
 
 
 async def serve(
@@ -65,10 +82,12 @@ async def serve(
         The exit status: 0, or 128 + its number if a second signal cut the drain short.
 
     Raises:
-        MotetError: the address is taken, the model or a static adapter cannot be loaded.
+        MotetError: an address is taken, the file of keys cannot be read, the model or a static
+            adapter cannot be loaded.
     """
     asyncio.get_running_loop().set_exception_handler(log_loop_error)
-    with _bound_socket(config) as listener:  # a taken port is noticed before a model is loaded
+    keys = await open_key_ring(config)
+    with bound_sockets(config) as listeners:  # a taken port is noticed before a model is loaded
         tracer = OtlpTracer.to_endpoint(config.otlp_endpoint) if config.otlp_endpoint else None
         model_dir = await asyncio.to_thread(model_dir_for, config.engine.model)
         name = config.engine.model_name or _default_name(config.engine.model)
@@ -77,19 +96,29 @@ async def serve(
         )
         directory = _adapter_directory(config)
         tokenizer = await asyncio.to_thread(TextTokenizer.from_dir, model_dir)
-        client = EngineClient(engine_config, engine_command, config.engine_timeout_s)
+        client = EngineClient(
+            engine_config,
+            engine_command,
+            max_queued=config.most_queued,
+            timeout_s=config.engine_timeout_s,
+        )
         try:
             await client.start()
             registry = AdapterRegistry(client, name, config.allowed_roots, directory)
             await load_static_adapters(config, registry)
             await registry.names.name_directory()
-            drain = Drain(config.drain_timeout_s)
-            metrics = Metrics()
-            app = create_app(config, client, registry, tokenizer, metrics, tracer, drain)
-            http = HttpServer(app, drain, lambda: client.give_up(shutting_down()))
-            lag_watch = asyncio.create_task(watch_loop_lag(metrics.observe_loop_lag))
-            await _serve_http(http, listener, client, registry, on_started)
-            lag_watch.cancel()
+            metrics, drain = Metrics(), Drain(config.drain_timeout_s)
+            services = Services(config, client, registry, tokenizer, metrics, drain)
+            apps = create_apps(services, keys, tracer)
+            http = HttpServer(apps, drain, lambda: client.give_up(shutting_down()))
+            urls = {surface: url_of(listener) for surface, listener in listeners.items()}
+            started = Started(urls, http.stop, client, registry)
+            async with (
+                following(keys, config.keys_file),
+                watched_loop_lag(metrics.observe_loop_lag),
+            ):
+                await http.serve(listeners, lambda: on_started(started))
+            _log.info("stopped", num_aborted=client.num_in_flight)
             return 0 if http.forced_by is None else 128 + http.forced_by
         finally:
             await client.close()
@@ -123,47 +152,10 @@ def _default_name(model: str | None) -> str:
     return Path(model).absolute().name.removesuffix(".gguf")
 
 
-async def _serve_http(
-    http: HttpServer,
-    listener: socket.socket,
-    client: EngineClient,
-    registry: AdapterRegistry,
-    on_started: Callable[[Started], None],
-) -> None:
-    host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    serving = asyncio.create_task(http.serve(sockets=[listener]))
-    while not http.started and not serving.done():
-        await asyncio.sleep(0.01)
-    if http.started:
-        on_started(Started(url, http, client, registry))
-    await serving
-    _log.info("stopped", num_aborted=client.num_in_flight)
-
-
-@contextlib.contextmanager
-def _bound_socket(config: ServeConfig) -> Iterator[socket.socket]:
-    """A bound socket that does not listen yet: until the server is ready, clients are refused."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot listen on {config.host} port {config.port}: {error.strerror}. Choose another "
-            "--host or --port.",
-            param="port",
-        ) from error
-    with listener:
-        yield listener
-
-
 def run(config: ServeConfig) -> int:
     """`motet serve`: serve in this thread until a signal. Returns and raises as `serve`."""
     configure_logging()
+    raise_file_limit()
     console = Console()
 
     def announce(started: Started) -> None:
@@ -171,6 +163,7 @@ def run(config: ServeConfig) -> int:
             console,
             config,
             started.url,
+            started.urls.get(Surface.ADMIN),
             started.client.info,
             started.registry.names.base_name,
             started.registry.catalogue.all(),

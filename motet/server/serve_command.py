@@ -18,6 +18,7 @@ from motet.server.config import ServeConfig, parse_size_bytes
 _WHAT = "What to serve"
 _ADAPTERS = "Adapters"
 _HTTP = "Address and keys"
+_LIMITS = "Limits"
 _ENGINE = "Engine"
 
 
@@ -118,6 +119,81 @@ def serve(
             rich_help_panel=_HTTP,
         ),
     ] = None,
+    keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="More keys, with tenants, adapters and limits of their own; `motet keys` writes "
+            "it. What changes in it counts within a second.",
+            rich_help_panel=_HTTP,
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name by which this server may be called (the Host header); may be repeated.",
+            show_default="any with keys, localhost without",
+            rich_help_panel=_HTTP,
+        ),
+    ] = None,
+    admin_host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST",
+            help="With --admin-port: have /admin and the loading of adapters answer here alone. "
+            "Or unix:PATH, a socket that only this user may use.",
+            show_default="127.0.0.1",
+            rich_help_panel=_HTTP,
+        ),
+    ] = None,
+    admin_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="See --admin-host.",
+            show_default="those routes are with all others",
+            rich_help_panel=_HTTP,
+        ),
+    ] = None,
+    max_queued: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="SEQUENCES",
+            help="Most that wait for their first token; further requests get a 503.",
+            show_default="4 x --max-running",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None,
+    max_queue_time: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Longest wait for a first token; after it a request gets a 504.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 600.0,
+    max_request_time: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Longest time that a request may take; with the header x-request-timeout one "
+            "asks for less.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 3600.0,
+    lenient_params: Annotated[
+        bool,
+        typer.Option(
+            "--lenient-params",
+            help="Ignore request parameters that nobody knows, rather than refuse them; the header "
+            "x-ignored-params names them. What would change the answer is still refused.",
+            rich_help_panel=_HTTP,
+        ),
+    ] = False,
     drain_timeout: Annotated[
         int,
         typer.Option(
@@ -127,6 +203,15 @@ def serve(
             rich_help_panel=_HTTP,
         ),
     ] = 30,
+    sse_keep_alive: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="How long a stream may be silent before a comment is sent; 0 is for ever.",
+            metavar="SECONDS",
+            rich_help_panel=_HTTP,
+        ),
+    ] = 15,
     otlp_endpoint: Annotated[
         str | None,
         typer.Option(
@@ -278,8 +363,17 @@ def serve(
             adapter_roots=tuple(adapter_root or []),
             api_key=api_key,
             admin_key=admin_key,
+            keys_file=keys_file,
+            allowed_hosts=tuple(allowed_host or []),
+            admin_host=admin_host,
+            admin_port=admin_port,
+            max_queued=max_queued,
+            max_queue_time_s=max_queue_time,
+            max_request_time_s=max_request_time,
             share_prefix_cache=share_prefix_cache,
+            lenient_parameters=lenient_params,
             drain_timeout_s=drain_timeout,
+            sse_keep_alive_s=sse_keep_alive or None,
             engine_timeout_s=engine_timeout,
             otlp_endpoint=otlp_endpoint,
         )

@@ -1,6 +1,6 @@
 """What every endpoint works with.
 
-Owns: nothing; it names the parts that `app.py` puts together.
+Owns: nothing; it names the parts that `run.py` puts together.
 """
 
 from __future__ import annotations

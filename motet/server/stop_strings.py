@@ -10,15 +10,19 @@ from collections.abc import Sequence
 
 
 class StopStringFinder:
-    """Passes text on up to the first stop string, which it withholds.
+    """Passes text on up to the first stop string, which it withholds or ends with.
 
     Text that may be the beginning of a stop string is held back until it is decided. The result
     is the same however the text was cut into pieces: the text before the stop string that ends
     first, and of several that end together, before the one that begins first.
+
+    Args:
+        includes_stop: the result ends with the stop string, rather than before it.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, includes_stop: bool = False) -> None:
         self._stops = tuple(stops)
+        self._includes_stop = includes_stop
         self._held = ""
         self.found = False
 
@@ -28,11 +32,12 @@ class StopStringFinder:
             return "" if self.found else piece
         text = self._held + piece
         # No match ends in the text that was held: it would have been found then.
-        end = self._first_match(text, len(self._held))
-        if end is not None:
+        match = self._first_match(text, len(self._held))
+        if match is not None:
             self.found = True
             self._held = ""
-            return text[:end]
+            begin, end = match
+            return text[: end if self._includes_stop else begin]
         num_held = self._num_undecided(text)
         self._held = text[len(text) - num_held :]
         return text[: len(text) - num_held]
@@ -42,15 +47,15 @@ class StopStringFinder:
         held, self._held = self._held, ""
         return held
 
-    def _first_match(self, text: str, num_searched: int) -> int | None:
-        """Where the stop string begins that ends first in `text`."""
+    def _first_match(self, text: str, num_searched: int) -> tuple[int, int] | None:
+        """Where the stop string that ends first in `text` begins and ends."""
         best: tuple[int, int] | None = None
         for stop in self._stops:
             begin = text.find(stop, max(0, num_searched - len(stop) + 1))
             if begin >= 0:
                 match = (begin + len(stop), begin)
                 best = match if best is None else min(best, match)
-        return None if best is None else best[1]
+        return None if best is None else (best[1], best[0])
 
     def _num_undecided(self, text: str) -> int:
         """Length of the longest end of `text` that begins a stop string."""

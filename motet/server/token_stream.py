@@ -30,6 +30,9 @@ class TokenStream:
     A slow reader makes the queue grow, up to a bound. The engine cannot wait for it: a sequence
     that stood still would keep its pages from the others. So beyond the bound the sequences are
     aborted, and after what is in the queue the reader gets an error.
+
+    Attributes:
+        has_output: whether any sequence has had an output.
     """
 
     def __init__(self, request_ids: Sequence[str], forget: Forget) -> None:
@@ -37,12 +40,14 @@ class TokenStream:
         self._num_unread_ends = len(request_ids)
         self._forget = forget
         self._queue: asyncio.Queue[TokenOutput | MotetError] = asyncio.Queue()
+        self.has_output = False
 
     def push(self, output: TokenOutput) -> None:
         """Take an output of the engine's."""
         if self._queue.qsize() >= MAX_UNREAD_OUTPUTS:
-            self._give_up()
+            self.expire(_read_too_slowly())
             return
+        self.has_output = True
         self._queue.put_nowait(output)
         if output.finish_reason is not None:
             self._end(output.request_id, is_finished=True)
@@ -67,6 +72,14 @@ class TokenStream:
             self._num_unread_ends -= 1
         return item
 
+    def expire(self, error: MotetError) -> None:
+        """End all that runs with an error, after what has come. Nothing happens if all is over."""
+        if not self._unfinished:
+            return
+        for request_id in list(self._unfinished):
+            self._end(request_id, is_finished=False)
+        self._queue.put_nowait(error)
+
     def abort(self, request_id: str) -> None:
         """Want no more of one sequence. Nothing happens if it has finished."""
         if request_id in self._unfinished:
@@ -78,17 +91,14 @@ class TokenStream:
         for request_id in list(self._unfinished):
             self.abort(request_id)
 
-    def _give_up(self) -> None:
-        self._queue.put_nowait(
-            MotetError(
-                f"The answer was read too slowly: {MAX_UNREAD_OUTPUTS} tokens were waiting. Read "
-                "it faster, or ask for it as a whole.",
-                code="client_too_slow",
-            )
-        )
-        for request_id in list(self._unfinished):
-            self._end(request_id, is_finished=False)
-
     def _end(self, request_id: str, *, is_finished: bool) -> None:
         self._unfinished.discard(request_id)
         self._forget(request_id, is_finished=is_finished)
+
+
+def _read_too_slowly() -> MotetError:
+    return MotetError(
+        f"The answer was read too slowly: {MAX_UNREAD_OUTPUTS} tokens were waiting. Read it "
+        "faster, or ask for it as a whole.",
+        code="client_too_slow",
+    )

@@ -15,7 +15,9 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from motet.core.errors import ModelError
-from motet.server.chat_template import ChatTemplate, no_chat_template
+from motet.server.chat_template import PLAIN_CHAT, ChatOptions, ChatTemplate, no_chat_template
+from motet.server.token_pieces import TokenPieces
+from motet.server.tokenizer_info import tokenizer_info
 
 # The names that templates may use, as in transformers.
 _SPECIAL_TOKENS = (
@@ -30,14 +32,25 @@ _SPECIAL_TOKENS = (
 
 
 class TextTokenizer:
-    """The tokenizer of one model. Thread-safe: nothing changes after construction."""
+    """The tokenizer of one model. Thread-safe: nothing changes after construction.
+
+    Attributes:
+        info: what a client needs to tokenize alike, as JSON.
+        pieces: the bytes of each single token.
+    """
 
     def __init__(
-        self, tokenizer: Tokenizer, chat_template: ChatTemplate | None, eos_token_ids: Sequence[int]
+        self,
+        tokenizer: Tokenizer,
+        chat_template: ChatTemplate | None,
+        eos_token_ids: Sequence[int],
+        info: Mapping[str, Any],
     ) -> None:
         self._tokenizer = tokenizer
         self._chat_template = chat_template
+        self.pieces = TokenPieces(tokenizer)
         self.eos_token_ids = tuple(eos_token_ids)
+        self.info = info
 
     @classmethod
     def from_dir(cls, model_dir: Path) -> TextTokenizer:
@@ -65,22 +78,25 @@ class TextTokenizer:
             tokenizer,
             None if source is None else ChatTemplate(source, special_tokens),
             _eos_token_ids(model_dir, tokenizer, special_tokens),
+            tokenizer_info(config, special_tokens, source, tokenizer),
         )
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the special tokens that tokenizer.json adds.
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a prompt, by default with the special tokens that tokenizer.json adds.
 
         `add_bos_token` in tokenizer_config.json is for tokenizers without that file; transformers
         ignores it here too.
         """
-        return self._encode(text, add_special_tokens=True)
+        return self._encode(text, add_special_tokens=add_special_tokens)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], options: ChatOptions = PLAIN_CHAT
+    ) -> list[int]:
         """Token ids of the prompt that asks for the next message. Raises MotetError (400)."""
         if self._chat_template is None:
             raise no_chat_template()
-        # The template writes the special tokens itself.
-        return self._encode(self._chat_template.render(messages), add_special_tokens=False)
+        text = self._chat_template.render(messages, options)
+        return self._encode(text, add_special_tokens=options.add_special_tokens)
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         # `encode` would keep Python's lock, and so the event loop, for as long as it takes.
@@ -90,14 +106,21 @@ class TextTokenizer:
         ids: list[int] = encoding.ids
         return ids
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids, without special tokens."""
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return text
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of token ids, by default without special tokens."""
+        # A batch of one does not keep Python's lock either.
+        (text,) = self._tokenizer.decode_batch(
+            [list(token_ids)], skip_special_tokens=skip_special_tokens
+        )
+        return str(text)
 
-    def decoder(self) -> IncrementalDecoder:
+    def token_strings(self, token_ids: Sequence[int]) -> list[str]:
+        """Each token as it is written in the vocabulary; empty for an id that has no token."""
+        return [self._tokenizer.id_to_token(token_id) or "" for token_id in token_ids]
+
+    def decoder(self, *, skip_special_tokens: bool = True) -> IncrementalDecoder:
         """A decoder for one answer."""
-        return IncrementalDecoder(self._tokenizer)
+        return IncrementalDecoder(self._tokenizer, skip_special_tokens=skip_special_tokens)
 
 
 class IncrementalDecoder:
@@ -106,9 +129,10 @@ class IncrementalDecoder:
     A character may take several tokens; its text comes with the last of them.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._skips_special_tokens = skip_special_tokens
+        self._stream = DecodeStream(skip_special_tokens=skip_special_tokens)
         self._spoken_ids: list[int] = []  # tokens of the last piece: the context of the next
         self._pending_ids: list[int] = []  # tokens whose text has not come yet
 
@@ -130,11 +154,15 @@ class IncrementalDecoder:
         now = self._decode(self._spoken_ids + self._pending_ids)
         piece = now[len(before) :]
         self._spoken_ids, self._pending_ids = self._pending_ids or self._spoken_ids, []
-        self._stream = DecodeStream(list(self._spoken_ids), skip_special_tokens=True)
+        self._stream = DecodeStream(
+            list(self._spoken_ids), skip_special_tokens=self._skips_special_tokens
+        )
         return piece
 
     def _decode(self, token_ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        text: str = self._tokenizer.decode(
+            token_ids, skip_special_tokens=self._skips_special_tokens
+        )
         return text
 
 

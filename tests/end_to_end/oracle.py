@@ -53,6 +53,18 @@ class Oracle:
         )
         return text
 
+    @torch.inference_mode()
+    def logprobs(self, adapter: str | None, token_ids: list[int]) -> torch.Tensor:
+        """[len(token_ids) - 1, vocabulary]: row i has those of what may stand at place i + 1."""
+        tokens = torch.tensor([token_ids])
+        if adapter is None:
+            with self._model.disable_adapter():
+                logits = self._model(tokens).logits
+        else:
+            self._model.set_adapter(adapter)
+            logits = self._model(tokens).logits
+        return torch.log_softmax(logits[0, :-1].float(), dim=-1)
+
 
 def example_prompts(examples: Path) -> dict[str, list[dict[str, str]]]:
     """The prompts and expected answers that come with the example adapters, by adapter."""

@@ -35,7 +35,7 @@ from motet.memory.eviction import PageCosts, SavingPolicy
 from motet.memory.geometry import PageGeometry
 from motet.memory.unified import unified_memory
 from motet.scheduler.scheduler import Scheduler
-from motet.scheduler.sequence import Batch
+from motet.scheduler.sequence import NO_LOGPROBS, Batch, BatchLogprobs
 from tests.adapters.make import AdapterSpec, write_lora
 
 T = TypeVar("T")
@@ -64,6 +64,9 @@ class FakeTokens:
     def wait(self) -> list[int | None]:
         self.log.append(("wait", self.step))
         return self.tokens
+
+    def logprobs(self) -> BatchLogprobs:
+        return NO_LOGPROBS
 
 
 class FakeRunner:

@@ -38,12 +38,14 @@ def test_outputs_say_how_long_their_request_waited(monkeypatch: pytest.MonkeyPat
     clock = count()
     monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
     engine = VirtualEngine(6, max_running=1)
-    engine.add("a", 5, 3)  # queued at 0, runs at 2
-    engine.add("b", 5, 2)  # queued at 1, runs at 3
-    outputs = [output for _ in range(5) for output in engine.step()]
+    engine.add("a", 5, 3)  # queued at 0, runs at 3
+    engine.add("b", 5, 2)  # queued at 1, runs at 4
+    engine.add("only its prompt", 5, 0)  # queued at 2, runs at 5
+    outputs = [output for _ in range(6) for output in engine.step()]
     assert [(output.request_id, output.queue_s) for output in outputs] == [
-        *[("a", 2.0)] * 3,
-        *[("b", 2.0)] * 2,
+        *[("a", 3.0)] * 3,
+        *[("b", 3.0)] * 2,
+        ("only its prompt", 3.0),
     ]
 
 

@@ -7,6 +7,9 @@ and the content "bad" is refused. A prompt that holds FAIL_TOKEN fails, one that
 UNAVAILABLE_TOKEN fails as if its adapter could not be brought back. One that holds LONG_STEP_TOKEN
 keeps the engine busy for a while before it looks at any message again.
 
+Log probabilities are scripted (`scripted_logprobs`): at place i of a sequence the token is the
+(i + seed) mod 3 + 1st likeliest.
+
 An adapter becomes resident with its first request or its pin, and leaves, idle, when resident
 ones fill more than half the pool. The prefix cache has the last prompts of each adapter and
 tenant; a prompt finds what it has in common with the last of its own, but for its last token.
@@ -51,6 +54,7 @@ from motet.core.messages import (
     RequestFailed,
     Shutdown,
     StepOutput,
+    TokenLogprobs,
     TokenOutput,
     UnpinAdapter,
     decode_to_engine,
@@ -74,6 +78,16 @@ def digest_of(content: bytes) -> str:
 def answer_token(prompt: list[int], digest: str | None, position: int) -> int:
     shift = 0 if digest is None else int(digest[:8], 16)
     return prompt[(position + shift) % len(prompt)]
+
+
+def scripted_logprobs(
+    token: int, place: int, num_top: int, *, vocab_size: int, seed: int = 0
+) -> TokenLogprobs:
+    """Of a token at this place of a sequence: its rank r has log probability -r / 4."""
+    rank = (place + seed) % 3 + 1
+    others = [(token + 1 + each) % vocab_size for each in range(num_top)]
+    ids = [*others[: rank - 1], token, *others[rank - 1 :]][:num_top]
+    return TokenLogprobs(token, -rank / 4, rank, ids, [-(each + 1) / 4 for each in range(num_top)])
 
 
 class FakeEngine:
@@ -170,19 +184,42 @@ class FakeEngine:
         return sum(each.digest == digest for each in self._running.values())
 
     def _next(self, request: AddRequest) -> TokenOutput:
-        request_id = request.request_id
+        request_id, sampling = request.request_id, request.sampling
         position = self._num_sent[request_id]
-        token = answer_token(request.prompt_token_ids, request.digest, position)
-        self._num_sent[request_id] += 1
-        reason = None
-        if token in request.sampling.stop_token_ids:
+        prompt_logprobs = self._prompt_logprobs(request) if position == 0 else None
+        tokens = []
+        if sampling.max_tokens > 0:
+            tokens = [answer_token(request.prompt_token_ids, request.digest, position)]
+        self._num_sent[request_id] += len(tokens)
+        num_sent, reason = self._num_sent[request_id], None
+        if set(tokens) & set(sampling.stop_token_ids) and num_sent > sampling.min_tokens:
             reason = "stop"
-        elif self._num_sent[request_id] == request.sampling.max_tokens:
+        elif num_sent == sampling.max_tokens:
             reason = "length"
         if reason is not None:
             del self._running[request_id]
+        logprobs = None
+        if sampling.num_logprobs is not None:
+            place = len(request.prompt_token_ids) + position
+            logprobs = [
+                self._logprobs(token, place, sampling.num_logprobs, sampling.seed)
+                for token in tokens
+            ]
         num_cached = self._num_cached[request_id]
-        return TokenOutput(request_id, [token], reason, num_cached, queue_s=QUEUE_S)
+        return TokenOutput(
+            request_id, tokens, reason, num_cached, logprobs, prompt_logprobs, QUEUE_S
+        )
+
+    def _prompt_logprobs(self, request: AddRequest) -> list[TokenLogprobs] | None:
+        num_top = request.sampling.num_prompt_logprobs
+        if num_top is None:
+            return None
+        tokens = list(enumerate(request.prompt_token_ids))[1:]
+        return [self._logprobs(token, place, num_top) for place, token in tokens]
+
+    def _logprobs(self, token: int, place: int, num_top: int, seed: int = 0) -> TokenLogprobs:
+        vocab_size = self._options.fake_vocab_size
+        return scripted_logprobs(token, place, num_top, vocab_size=vocab_size, seed=seed)
 
     def _load(self, message: LoadAdapter) -> None:
         weights = Path(message.path) / "weights"

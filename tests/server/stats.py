@@ -24,6 +24,7 @@ def some_snapshot(**fields: Any) -> Snapshot:
         "model_name": "tiny",
         "page_size": 16,
         "num_adapters": 0,
+        "num_queued": 0,
         "names_of": lambda digest: [digest],
     }
     return Snapshot(**{**values, **fields})

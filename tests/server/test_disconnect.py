@@ -95,6 +95,17 @@ def test_a_slow_reader_gets_everything_and_holds_nobody_up(start_server: StartSe
         assert received.count(b'"text"') == 400
 
 
+def test_an_engine_that_is_far_ahead_makes_no_reader_slow(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokens come faster than anybody could turn them into text."""
+    monkeypatch.setattr(token_stream, "MAX_UNREAD_OUTPUTS", 8 * 128)
+    with start_server() as server:
+        answer = server.complete(["abc"] * 8, n=16, max_tokens=300)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["usage"]["completion_tokens"] == 38_400
+
+
 def test_one_that_is_too_slow_is_aborted_and_told(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

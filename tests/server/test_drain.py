@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
+from motet.server.app import GENERATION_PATHS
+from motet.server.auth import Surface
 from tests.server.conftest import StartServer
 from tests.server.running_server import BASE, RunningServer, wait_until
 
@@ -43,7 +45,7 @@ def test_probes_on_new_connections_see_that_it_is_not_ready(
     assert answer(server, "GET", "/live").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("path", sorted(GENERATION_PATHS))
 def test_new_requests_are_refused_and_may_be_tried_elsewhere(
     draining: tuple[RunningServer, httpx2.Response], path: str
 ) -> None:
@@ -52,6 +54,7 @@ def test_new_requests_are_refused_and_may_be_tried_elsewhere(
     assert refusal.status_code == 503
     assert refusal.json()["error"]["code"] == "shutting_down"
     assert int(refusal.headers["retry-after"]) > 0
+    assert refusal.headers["x-should-retry"] == "true"
     assert answer(server, "GET", "/v1/models").status_code == 200
 
 
@@ -109,9 +112,37 @@ def test_a_second_stop_ends_it_at_once(start_server: StartServer) -> None:
         wait_until(lambda: is_closed(server))
 
 
-def is_closed(server: RunningServer) -> bool:
+def test_two_listeners_drain_and_close_together(start_server: StartServer) -> None:
+    body = ENDLESS | {"max_tokens": 20, "stream": True}
+    with start_server(engine={"step_s": 0.05}, admin_port=0) as server:
+        admin_url = server.started.urls[Surface.ADMIN]
+        with server.http.stream("POST", "/v1/completions", json=body) as stream:
+            server.started.stop()
+            for url in (server.url, admin_url):
+                refusal = httpx2.get(f"{url}/ready")
+                assert refusal.json()["error"]["code"] == "shutting_down"
+            assert httpx2.get(f"{admin_url}/admin/v1/memory").status_code == 200
+            assert [line for line in stream.iter_lines() if line][-1] == "data: [DONE]"
+        for url in (server.url, admin_url):
+            wait_until(lambda url=url: is_closed(server, url))
+
+
+def test_a_response_that_is_cut_off_is_told_in_its_own_words(start_server: StartServer) -> None:
+    body = {"model": BASE, "input": "abc", "max_output_tokens": 400, "stream": True}
+    with (
+        start_server(engine={"step_s": 0.05}, drain_timeout_s=1) as server,
+        server.http.stream("POST", "/v1/responses", json=body) as stream,
+    ):
+        server.started.stop()
+        lines = [line for line in stream.iter_lines() if line.startswith("data: ")]
+    *_, error, failed = (json.loads(line.removeprefix("data: ")) for line in lines)
+    assert (error["type"], error["code"]) == ("error", "shutting_down")
+    assert failed["type"] == "response.failed"
+
+
+def is_closed(server: RunningServer, url: str | None = None) -> bool:
     try:
-        answer(server, "GET", "/live")
+        httpx2.get(f"{url or server.url}/live")
     except httpx2.TransportError:
         return True
     return False

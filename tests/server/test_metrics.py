@@ -132,6 +132,7 @@ def test_what_gateways_choose_a_server_by(start_server: StartServer) -> None:
         body = {"model": BASE, "prompt": "abc", "max_tokens": 400, "n": 3, "stream": True}
         with server.http.stream("POST", "/v1/completions", json=body):
             wait_until(lambda: scrape(server)["motet_waiting_requests", ()] == 2)
+            wait_until(lambda: scrape(server)["motet_queued_sequences", ()] == 2)
             samples = scrape(server)
     model = (("model_name", BASE),)
     assert samples["vllm:num_requests_running", model] == 1

@@ -87,13 +87,42 @@ def test_prompts_that_are_none(prompt: object, code: str) -> None:
         ("n", 0, "invalid_value"),
         ("n", 17, "invalid_value"),
         ("n", True, "invalid_type"),
-        ("max_tokens", 0, "invalid_value"),
+        ("max_tokens", -1, "invalid_value"),
         ("max_tokens", "5", "invalid_type"),
         ("max_tokens", 5.0, "invalid_type"),
         ("stop", ["a"] * 5, "invalid_value"),
         ("stop", 3, "invalid_type"),
         ("stop_token_ids", 3, "invalid_type"),
         ("ignore_eos", 1, "invalid_type"),
+        ("min_tokens", -1, "invalid_value"),
+        ("min_tokens", True, "invalid_type"),
+        ("include_stop_str_in_output", "yes", "invalid_type"),
+        ("skip_special_tokens", 0, "invalid_type"),
+        ("logit_bias", [[5, 1]], "invalid_type"),
+        ("logit_bias", {"5": "1"}, "invalid_type"),
+        ("logit_bias", {"5": True}, "invalid_type"),
+        ("logit_bias", {"5": None}, "invalid_type"),
+        ("logit_bias", {"5": 100.5}, "invalid_value"),
+        ("logit_bias", {"5": -101}, "invalid_value"),
+        ("logit_bias", {"5": float("nan")}, "invalid_value"),
+        ("logit_bias", {"five": 1}, "invalid_value"),
+        ("logit_bias", {"-5": 1}, "invalid_value"),
+        ("logit_bias", {"05": 1}, "invalid_value"),
+        ("logit_bias", {"\u0665": 1}, "invalid_value"),
+        ("logit_bias", {"5" * 4000: 1}, "invalid_value"),
+        ("logit_bias", {str(each): 1 for each in range(1025)}, "invalid_value"),
+        ("prompt_logprobs", -1, "invalid_value"),
+        ("prompt_logprobs", 21, "invalid_value"),
+        ("prompt_logprobs", True, "invalid_type"),
+        ("return_token_ids", 1, "invalid_type"),
+        ("add_special_tokens", "no", "invalid_type"),
+        ("priority", 2**31, "invalid_value"),
+        ("priority", 1.5, "invalid_type"),
+        ("cache_salt", "", "invalid_value"),
+        ("cache_salt", "x" * 257, "invalid_value"),
+        ("cache_salt", 5, "invalid_type"),
+        ("user", 5, "invalid_type"),
+        ("user", "x" * 513, "invalid_value"),
         ("repetition_penalty", 0, "invalid_value"),
         ("repetition_penalty", 2.1, "invalid_value"),
         ("presence_penalty", -2.1, "invalid_value"),
@@ -109,6 +138,144 @@ def test_wrong_values_are_refused_by_both_endpoints(name: str, value: object, co
     for error in (completion_error(**{name: value}), chat_error(**{name: value})):
         assert (error.code, error.param) == (code, name)
         assert name in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("logprobs", 21, "invalid_value"),
+        ("logprobs", -1, "invalid_value"),
+        ("logprobs", True, "invalid_type"),
+        ("logprobs", 1.0, "invalid_type"),
+        ("echo", 1, "invalid_type"),
+        ("best_of", 0, "invalid_value"),
+        ("best_of", 17, "invalid_value"),
+        ("best_of", True, "invalid_type"),
+        ("top_logprobs", 1, "unknown_parameter"),
+        ("continue_final_message", True, "unknown_parameter"),
+    ],
+)
+def test_wrong_values_of_completions(name: str, value: object, code: str) -> None:
+    error = completion_error(**{name: value})
+    assert (error.code, error.param) == (code, name)
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({"logprobs": 1}, "logprobs", "invalid_type"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+        ({"logprobs": True, "top_logprobs": True}, "top_logprobs", "invalid_type"),
+        ({"top_logprobs": 1}, "top_logprobs", "invalid_value"),
+        ({"logprobs": False, "top_logprobs": 1}, "top_logprobs", "invalid_value"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens", "invalid_value"),
+        ({"best_of": 1}, "best_of", "unknown_parameter"),
+        (
+            {"continue_final_message": True, "add_generation_prompt": True},
+            "continue_final_message",
+            "invalid_value",
+        ),
+        ({"chat_template_kwargs": [1]}, "chat_template_kwargs", "invalid_type"),
+        *(
+            (
+                {"chat_template_kwargs": {name: value}},
+                f"chat_template_kwargs.{name}",
+                "unknown_parameter",
+            )
+            for name, value in {
+                "tokenize": False,
+                "chat_template": "{{ 1 }}",
+                "tools": [],
+                "documents": [],
+                "messages": [],
+                "bos_token": "x",
+                "add_generation_prompt": False,
+            }.items()
+        ),
+        (
+            {"chat_template_kwargs": {"enable_thinking": "no"}},
+            "chat_template_kwargs.enable_thinking",
+            "invalid_type",
+        ),
+    ],
+)
+def test_wrong_values_of_chats(body: dict[str, Any], param: str, code: str) -> None:
+    error = chat_error(**body)
+    assert (error.code, error.param) == (code, param)
+
+
+def test_no_tokens_at_all_may_be_asked_for_of_a_completion() -> None:
+    assert completion(max_tokens=0).max_tokens == 0
+
+
+def test_biases_are_by_token_id() -> None:
+    assert completion(logit_bias={"0": -100, "50256": 0.5}).logit_bias == {0: -100.0, 50256: 0.5}
+
+
+def test_the_best_of_fewer_than_are_returned() -> None:
+    error = completion_error(n=3, best_of=2)
+    assert (error.code, error.param) == ("invalid_value", "best_of")
+
+
+def test_the_best_are_not_known_in_a_stream() -> None:
+    error = completion_error(n=2, best_of=3, stream=True)
+    assert (error.code, error.param) == ("unsupported_parameter", "best_of")
+    assert completion(n=2, best_of=2, stream=True).num_candidates == 2
+
+
+def test_prompt_logprobs_are_not_streamed() -> None:
+    for error in (
+        completion_error(prompt_logprobs=0, stream=True),
+        chat_error(prompt_logprobs=0, stream=True),
+    ):
+        assert (error.code, error.param) == ("invalid_value", "prompt_logprobs")
+
+
+@pytest.mark.parametrize(
+    ("body", "num_logprobs", "num_prompt_logprobs"),
+    [
+        ({}, None, None),
+        ({"logprobs": 0}, 1, None),  # the likeliest is always told
+        ({"logprobs": 5}, 5, None),
+        ({"logprobs": 5, "echo": True}, 5, 5),
+        ({"logprobs": 0, "echo": True}, 1, 1),
+        ({"echo": True}, None, None),
+        ({"prompt_logprobs": 0}, None, 0),
+        ({"logprobs": 2, "echo": True, "prompt_logprobs": 3}, 2, 3),
+        ({"best_of": 2}, 0, None),
+        ({"best_of": 2, "n": 2}, None, None),
+        ({"best_of": 2, "logprobs": 4}, 4, None),
+    ],
+)
+def test_what_the_engine_has_to_report_of_a_completion(
+    body: dict[str, Any], num_logprobs: int | None, num_prompt_logprobs: int | None
+) -> None:
+    params = completion(**body)
+    assert params.num_logprobs == num_logprobs
+    assert params.num_prompt_logprobs == num_prompt_logprobs
+
+
+@pytest.mark.parametrize(
+    ("body", "num_logprobs"),
+    [
+        ({}, None),
+        ({"logprobs": False, "top_logprobs": 0}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 20}, 20),
+    ],
+)
+def test_what_the_engine_has_to_report_of_a_chat(
+    body: dict[str, Any], num_logprobs: int | None
+) -> None:
+    assert chat(**body).num_logprobs == num_logprobs
+    assert chat(**body, prompt_logprobs=3).num_prompt_logprobs == 3
+
+
+def test_names_in_errors_are_cut() -> None:
+    error = completion_error(**{"x" * 10_000: 1})
+    assert error.code == "unknown_parameter"
+    assert len(error.message) < 300
 
 
 def test_items_of_lists_are_named_by_their_index() -> None:
@@ -153,9 +320,6 @@ def test_misspelt_parameters_are_refused_with_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("name", "neutral", "active"),
     [
-        ("logprobs", False, True),
-        ("top_logprobs", 0, 5),
-        ("logit_bias", {}, {"5": 1}),
         ("response_format", {"type": "text"}, {"type": "json_object"}),
         ("tools", [], [{"type": "function"}]),
         ("tool_choice", "none", "required"),
@@ -163,7 +327,7 @@ def test_misspelt_parameters_are_refused_with_a_suggestion() -> None:
         ("store", False, True),
         ("service_tier", "auto", "flex"),
         ("echo", False, True),
-        ("min_tokens", 0, 4),
+        ("spaces_between_special_tokens", True, False),
     ],
 )
 def test_unbuilt_chat_parameters_pass_only_where_they_do_nothing(
@@ -177,12 +341,8 @@ def test_unbuilt_chat_parameters_pass_only_where_they_do_nothing(
 @pytest.mark.parametrize(
     ("name", "neutral", "active"),
     [
-        ("echo", False, True),
-        ("echo", False, 0),
         ("suffix", "", "end"),
-        ("best_of", 1, 2),
-        ("best_of", 1, True),
-        ("logprobs", None, 0),
+        ("spaces_between_special_tokens", True, False),
     ],
 )
 def test_unbuilt_completion_parameters_pass_only_where_they_do_nothing(
@@ -193,12 +353,8 @@ def test_unbuilt_completion_parameters_pass_only_where_they_do_nothing(
     assert (error.code, error.param) == ("unsupported_parameter", name)
 
 
-def test_the_best_of_as_many_as_are_asked_for_is_no_choice() -> None:
-    assert completion(n=3, best_of=3) == completion(n=3)
-
-
 def test_harmless_parameters_are_ignored() -> None:
-    harmless = {"user": "u", "metadata": {"a": "b"}, "safety_identifier": "s", "verbosity": "low"}
+    harmless = {"metadata": {"a": "b"}, "safety_identifier": "s", "verbosity": "low"}
     assert chat(**harmless) == chat()
 
 

@@ -10,8 +10,10 @@ texts = st.text("abc", max_size=30)
 stop_lists = st.lists(st.text("abc", min_size=1, max_size=4), max_size=4)
 
 
-def run(stops: list[str], pieces: list[str]) -> tuple[list[str], bool]:
-    finder = StopStringFinder(stops)
+def run(
+    stops: list[str], pieces: list[str], *, includes_stop: bool = False
+) -> tuple[list[str], bool]:
+    finder = StopStringFinder(stops, includes_stop=includes_stop)
     shown = [finder.push(piece) for piece in pieces]
     if not finder.found:
         shown.append(finder.flush())
@@ -33,6 +35,15 @@ def test_any_cut_gives_the_text_before_the_first_stop_string(
 ) -> None:
     shown, found = run(stops, pieces)
     assert ("".join(shown), found) == expected(stops, "".join(pieces))
+
+
+@given(stop_lists, st.lists(texts, max_size=6))
+def test_a_stop_string_may_be_shown_to_its_end(stops: list[str], pieces: list[str]) -> None:
+    text = "".join(pieces)
+    shown, found = run(stops, pieces, includes_stop=True)
+    assert found == expected(stops, text)[1]
+    ends = [end for end in range(len(text) + 1) if text[:end].endswith(tuple(stops))]
+    assert "".join(shown) == (text[: min(ends)] if found else text)
 
 
 @given(stop_lists, texts)

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer
 
 from motet.core.errors import ModelError, MotetError
+from motet.server.chat_template import ChatOptions
 from motet.server.tokenizer import TextTokenizer
 from tests.server.tiny_model import BOS, END_OF_TURN, EOS, write_tiny_model
 
@@ -77,6 +79,57 @@ def test_chat_prompts_are_those_of_transformers(
     assert TextTokenizer.from_dir(model_dir).encode_chat(conversation) == expected
 
 
+TRIMMING = """{% for message in messages %}
+<|{{ message.role }}|>{{ message.content | trim }}<|end|>
+{% endfor %}
+{% if add_generation_prompt %}<|assistant|>{% endif %}"""
+
+
+@pytest.mark.parametrize("template", [TEMPLATES["trimmed"], TEMPLATES["generation"], TRIMMING])
+@pytest.mark.parametrize("begun", ["It is ", "  It is", "It is\n\n", "It", "2 <|end|> It is "])
+def test_a_message_is_continued_as_by_transformers(
+    template: str, begun: str, tmp_path: Path
+) -> None:
+    model_dir = tiny_model_with(tmp_path, template)
+    theirs = AutoTokenizer.from_pretrained(model_dir)
+    conversation = [*CONVERSATIONS[1], {"role": "assistant", "content": begun}]
+    expected = theirs.apply_chat_template(
+        conversation, continue_final_message=True, tokenize=True, return_dict=False
+    )
+    options = ChatOptions(add_generation_prompt=False, continue_final_message=True)
+    assert TextTokenizer.from_dir(model_dir).encode_chat(conversation, options) == expected
+
+
+def test_a_message_that_is_not_written_out_cannot_be_continued(tmp_path: Path) -> None:
+    tokenizer = TextTokenizer.from_dir(tiny_model_with(tmp_path, TEMPLATES["namespace"]))
+    conversation = [*CONVERSATIONS[0], {"role": "assistant", "content": "It is"}]
+    with pytest.raises(MotetError) as caught:
+        tokenizer.encode_chat(conversation, ChatOptions(continue_final_message=True))
+    assert caught.value.param == "continue_final_message"
+
+
+def test_templates_read_what_requests_tell_them(tmp_path: Path) -> None:
+    template = "{{ enable_thinking }}|{{ date_string }}|{{ messages | length }}"
+    tokenizer = TextTokenizer.from_dir(tiny_model_with(tmp_path, template))
+    options = ChatOptions(template_kwargs={"enable_thinking": False, "date_string": "{{ 1 }}"})
+    assert tokenizer.encode_chat(CONVERSATIONS[0], options) == tokenizer.encode("False|{{ 1 }}|1")
+
+
+def test_special_tokens_are_added_where_they_are_asked_for(tmp_path: Path) -> None:
+    file = tiny_model_with(tmp_path, "chat") / "tokenizer.json"
+    adding = Tokenizer.from_file(str(file))
+    adding.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, adding.token_to_id(BOS))]
+    )
+    adding.save(str(file))
+    tokenizer = TextTokenizer.from_dir(tmp_path)
+    plain = tokenizer.encode("chat", add_special_tokens=False)
+    assert tokenizer.encode("chat") == [adding.token_to_id(BOS), *plain]
+    assert tokenizer.encode_chat(CONVERSATIONS[0]) == plain
+    options = ChatOptions(add_special_tokens=True)
+    assert tokenizer.encode_chat(CONVERSATIONS[0], options) == tokenizer.encode("chat")
+
+
 @pytest.mark.parametrize("add_bos_token", [None, True, False])
 def test_prompts_are_encoded_as_by_transformers(add_bos_token: bool | None, tmp_path: Path) -> None:
     switch = {} if add_bos_token is None else {"add_bos_token": add_bos_token}
@@ -102,14 +155,15 @@ def test_pieces_together_are_the_whole_text(tokenizer: TextTokenizer, text: str)
     assert "".join([*pieces, decoder.flush()]) == text
 
 
-@given(st.lists(st.integers(0, 258), max_size=30))
+@given(st.lists(st.integers(0, 258), max_size=30), st.booleans())
 def test_pieces_of_any_tokens_are_the_whole_text(
-    tokenizer: TextTokenizer, token_ids: list[int]
+    tokenizer: TextTokenizer, token_ids: list[int], skip: bool
 ) -> None:
     """Broken characters and special tokens among them."""
-    decoder = tokenizer.decoder()
+    decoder = tokenizer.decoder(skip_special_tokens=skip)
     pieces = [decoder.push(token_id) for token_id in token_ids]
-    assert "".join([*pieces, decoder.flush()]) == tokenizer.decode(token_ids)
+    whole = tokenizer.decode(token_ids, skip_special_tokens=skip)
+    assert "".join([*pieces, decoder.flush()]) == whole
 
 
 def test_no_piece_ends_within_a_character(tokenizer: TextTokenizer) -> None:

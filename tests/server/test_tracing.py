@@ -110,6 +110,16 @@ def test_a_request_becomes_a_span_below_its_callers(
     }
 
 
+def test_a_response_is_a_chat(start_server: StartServer, collector: Collector) -> None:
+    with start_server(otlp_endpoint=collector.url) as server:
+        body = {"model": BASE, "input": "abcd", "max_output_tokens": 5, "stream": True}
+        server.post("/v1/responses", body)
+    (span,) = collector.spans
+    assert span.name == f"chat {BASE}"
+    assert attributes(span)["gen_ai.usage.output_tokens"] == 5
+    assert attributes(span)["url.path"] == "/v1/responses"
+
+
 def test_failures_are_marked_and_other_routes_have_no_span(
     start_server: StartServer, collector: Collector
 ) -> None:

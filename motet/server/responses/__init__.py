@@ -1,0 +1,1 @@
+"""/v1/responses: OpenAI's newer endpoint, as a chat in other words."""
