@@ -22,6 +22,7 @@ from motet.engine.logprobs import (
     prompt_rows,
 )
 from motet.engine.sampler import SampledTokens, SamplingRow, sample
+from motet.engine.token_mask import token_mask
 from motet.engine.transfer import Download, Values, upload
 from motet.kernels.types import AttentionBatch, Kernels, LoraPairs
 from motet.memory.device_pool import DevicePool
@@ -164,7 +165,9 @@ class ModelRunner:
         chunks = [chunk for chunk in arrays.chunks if chunk.samples]
         own = own_logits(logits, chunks)
         # From here on the logits are no longer the model's own: masks and penalties change them.
-        sampled = sample(logits, _sampling_rows(chunks))
+        # On a GPU, masks are computed while the logits are.
+        mask = token_mask(chunks, self._device)
+        sampled = sample(logits, _sampling_rows(chunks), mask)
         if self.overlaps:
             self._last_tokens.keep(arrays, sampled.token_ids)
         of_tokens = None if own is None else own.of_sampled(sampled)

@@ -3,10 +3,10 @@
 Owns: bias, penalties, the filters on probabilities, and the draw.
 Does not know: sequences and batches; a row is sampled alike whatever stands beside it.
 
-The order is that of transformers' `generate`: bias, penalties, stop tokens that come too early;
-then, unless greedy, temperature, top_k, top_p, min_p, each on what the one before left. A batch
-pays only for what its rows ask: a greedy one is a single argmax, and only rows with top_p are
-sorted.
+The order is that of transformers' `generate`: bias, penalties, stop tokens that come too early,
+what a grammar forbids; then, unless greedy, temperature, top_k, top_p, min_p, each on what the one
+before left. A batch pays only for what its rows ask: a greedy one is a single argmax, and only rows
+with top_p are sorted.
 
 On a GPU nothing here waits for the device: its tokens are known when somebody needs them.
 """
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from motet.core.sampling import SamplingParams
+from motet.engine.token_mask import TokenMask
 from motet.engine.transfer import upload
 
 # The nucleus of top_p is nearly always among this many tokens; only where it is not is a whole
@@ -69,13 +70,16 @@ class SampledTokens:
     is_usable: Tensor
 
 
-def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> SampledTokens:
+def sample(
+    logits: Tensor, rows: Sequence[SamplingRow], mask: TokenMask | None = None
+) -> SampledTokens:
     """Choose the next token of each row.
 
     Args:
-        logits: float32 [num_rows, vocab_size]; overwritten where there are bias, penalties or stop
-            tokens that come too early.
+        logits: float32 [num_rows, vocab_size]; overwritten where there are bias, penalties, stop
+            tokens that come too early, or masks.
         rows: the rules of the rows that have any; all others are greedy, without any of these.
+        mask: what rows with a grammar may choose from; None without any.
 
     Returns:
         A token for each row. Ties of a greedy row go to the lowest id.
@@ -85,6 +89,8 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> SampledTokens:
         if row.params.has_penalties:
             _penalise(logits[row.logits_row], row)
     _forbid_stops(logits, [row for row in rows if row.may_not_stop])
+    if mask is not None:
+        mask.apply(logits)
     largest, likeliest = logits.max(dim=1)  # a NaN anywhere makes the maximum NaN
     is_usable = largest.isfinite()
     drawn = [row for row in rows if not row.params.is_greedy]

@@ -5,10 +5,11 @@ Does not know: tensors, models, sockets. It is tested without an engine.
 
 First come, first served. A step takes the running sequences first (a decode takes one token, a
 prefill what is left of the step's token budget), then admits waiting ones while there is room.
-A sequence whose adapter is still being read or copied is passed over; one that finds no pages
-holds back those behind it, so that a large request is not starved by small ones. When the pages
-of the running sequences outgrow the pool, the last in line is preempted. What it computed stays in
-the prefix cache as long as nobody needs the pages, so it comes back cheaply.
+A sequence whose adapter is still being read or copied is passed over, and so is one whose grammar
+is still being compiled; one that finds no pages holds back those behind it, so that a large request
+is not starved by small ones. When the pages of the running sequences outgrow the pool, the last in
+line is preempted. What it computed stays in the prefix cache as long as nobody needs the pages, so
+it comes back cheaply.
 
 Priorities change the line and nothing else: it is by priority, a lower number first, and then by
 arrival. A sequence keeps its place as long as it lives, waiting or running, so the line says who is
@@ -38,6 +39,7 @@ from motet.scheduler.sequence import (
     NO_LOGPROBS,
     Batch,
     BatchLogprobs,
+    Guide,
     ScheduledChunk,
     Sequence,
 )
@@ -150,8 +152,13 @@ class Scheduler:
             for seq in (*self._running, *self._waiting)
         )
 
-    def add(self, request: AddRequest) -> None:
-        """Queue a request. Its adapter must be known, and it must fit in the empty pool."""
+    def add(self, request: AddRequest, guide: Guide | None = None) -> None:
+        """Queue a request. Its adapter must be known, and it must fit in the empty pool.
+
+        Args:
+            request: the request.
+            guide: follows its grammar; None if it has none.
+        """
         assert self.fits(request)
         self._policy.tick()
         if request.digest is not None:
@@ -169,6 +176,7 @@ class Scheduler:
             arrival=self._num_arrived,
             priority=request.priority,
             queued_s=time.monotonic(),
+            guide=guide,
         )
         insort(self._waiting, seq, key=_place)
         self._num_arrived += 1
@@ -196,11 +204,11 @@ class Scheduler:
         """Whether `schedule` may be called while the step before is in flight.
 
         Not so if a sequence might have to be preempted, since its last token is not known; nor
-        with penalties, which have to know every token before the one that is sampled.
+        with penalties or a grammar, which have to know every token before the one that is sampled.
         """
         if not self._running:
             return True
-        if any(seq.sampling.has_penalties for seq in self._running):
+        if any(seq.sampling.has_penalties or seq.guide is not None for seq in self._running):
             return False
         # Each sequence may need a page, and the last in line may evict least.
         protected = self._ahead(self._running[-1])
@@ -225,8 +233,8 @@ class Scheduler:
 
         Batches are committed in the order in which they were scheduled. A token of None ends its
         sequence with the finish reason "error", and so does an entry in `logprobs.not_finite`: its
-        logits were not finite, and its KV is not kept. What was computed of sequences that have
-        ended meanwhile is thrown away.
+        logits were not finite, and its KV is not kept. A sequence whose guide fails ends with
+        "grammar_error". What was computed of sequences that have ended meanwhile is thrown away.
         """
         outputs = []
         sampled = iter(tokens)
@@ -235,10 +243,13 @@ class Scheduler:
             token = next(sampled) if chunk.samples else None
             if seq.is_over:
                 continue
-            if (chunk.samples and token is None) or seq in logprobs.not_finite:
-                self._end(seq, is_good=False)
+            failure = "error" if seq in logprobs.not_finite else None
+            if failure is None and chunk.samples:
+                failure = _guide(seq, token)
+            if failure is not None:
+                self._end(seq, is_good=failure != "error")
                 queue_s = seq.queue_s or 0.0
-                outputs.append(TokenOutput(seq.request_id, [], "error", queue_s=queue_s))
+                outputs.append(TokenOutput(seq.request_id, [], failure, queue_s=queue_s))
                 continue
             seq.num_computed_tokens = chunk.end
             self.pages.keep_computed(seq)
@@ -316,7 +327,7 @@ class Scheduler:
             if not (may_run or comes_next or self._lookahead.may_read):
                 return
             num_kv_pages += self._geometry.num_kv_pages(seq.num_tokens)
-            if not self._is_ready(seq):
+            if not self._has_adapter(seq):
                 assert seq.digest is not None
                 # The first in line leaves nothing for others: they are behind it.
                 num_left = num_kv_pages if num_passed else 0
@@ -327,6 +338,9 @@ class Scheduler:
             num_passed += 1
 
     def _is_ready(self, seq: Sequence) -> bool:
+        return self._has_adapter(seq) and (seq.guide is None or seq.guide.is_ready)
+
+    def _has_adapter(self, seq: Sequence) -> bool:
         return seq.digest is None or self._residency.is_resident(seq.digest)
 
     def _start(self, seq: Sequence, ahead: set[str], wanted: list[str]) -> bool:
@@ -424,3 +438,13 @@ def _output(
         prompt_logprobs,
         seq.queue_s or 0.0,
     )
+
+
+def _guide(seq: Sequence, token: int | None) -> str | None:
+    """Have the guide follow what was sampled; why the sequence ends with an error, if it does."""
+    if seq.guide is not None:
+        if token is not None:
+            seq.guide.accept(token)
+        if seq.guide.error is not None:
+            return "grammar_error"
+    return "error" if token is None else None

@@ -9,12 +9,35 @@ step is in flight that samples a token of theirs: that token counts, though nobo
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from motet.core.messages import TokenLogprobs
 from motet.core.sampling import SamplingParams
 from motet.memory.page_pool import KV
 from motet.memory.prefix_cache import PrefixPage, Scope
+
+
+class Guide(Protocol):
+    """Keeps a sequence to its grammar: see `engine/guide.py`."""
+
+    @property
+    def error(self) -> str | None:
+        """Why the grammar cannot be followed any further; None while it can."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be followed yet: compiling a grammar takes time."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing may follow what was accepted."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Follow the output by one token."""
+        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -29,6 +52,7 @@ class Sequence:
         tenant: whose prefix cache it uses.
         arrival: order of arrival; a preempted sequence keeps it.
         priority: those of a lower number come first.
+        guide: follows its output along its grammar, through preemptions too; None is free text.
         output_token_ids: what was generated so far, as far as it is known.
         num_tokens: tokens of the prompt, of the output, and those that steps in flight sample.
         num_computed_tokens: tokens whose KV is in its pages.
@@ -56,6 +80,7 @@ class Sequence:
     tenant: str | None
     arrival: int
     priority: int = 0
+    guide: Guide | None = None
     output_token_ids: list[int] = field(default_factory=list)
     num_tokens: int = field(init=False)
     num_computed_tokens: int = 0
@@ -150,6 +175,8 @@ class Sequence:
     def finish_reason(self) -> str | None:
         """Why it ends with its last token; None if it goes on."""
         if self.output_token_ids and self.output_token_ids[-1] in self.sampling.stop_token_ids:
+            return "stop"
+        if self.guide is not None and self.guide.is_over:
             return "stop"
         if len(self.output_token_ids) >= self.sampling.max_tokens:
             return "length"

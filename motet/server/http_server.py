@@ -36,15 +36,23 @@ class HttpServer:
         apps: the application, as each listener shows it.
         drain: begun by the first signal; the apps refuse new work by it.
         cut_off: fails what still runs when the drain's time is up.
+        on_close: called as each listener closes, to end answers that have no end of their own.
 
     Attributes:
         forced_by: the second signal, which ended the server at once; None if none came.
     """
 
     def __init__(
-        self, apps: dict[Surface, ASGIApp], drain: Drain, cut_off: Callable[[], None]
+        self,
+        apps: dict[Surface, ASGIApp],
+        drain: Drain,
+        *,
+        cut_off: Callable[[], None],
+        on_close: Callable[[], None],
     ) -> None:
-        self._parts = {surface: _Uvicorn(app, self._may_close) for surface, app in apps.items()}
+        self._parts = {
+            surface: _Uvicorn(app, self._may_close, on_close) for surface, app in apps.items()
+        }
         self._drain = drain
         self._cut_off = cut_off
         self.forced_by: signal.Signals | None = None
@@ -104,7 +112,9 @@ class HttpServer:
 class _Uvicorn(uvicorn.Server):
     """uvicorn on one listener, which leaves signals to others and asks them when to close."""
 
-    def __init__(self, app: ASGIApp, may_close: Callable[[], bool]) -> None:
+    def __init__(
+        self, app: ASGIApp, may_close: Callable[[], bool], on_close: Callable[[], None]
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -119,6 +129,7 @@ class _Uvicorn(uvicorn.Server):
             )
         )
         self._may_close = may_close
+        self._on_close = on_close
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -130,6 +141,11 @@ class _Uvicorn(uvicorn.Server):
         if self._may_close():
             self.should_exit = True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listener, and wait a little for the connections."""
+        self._on_close()
+        await super().shutdown(sockets)
 
 
 @contextlib.contextmanager

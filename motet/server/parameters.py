@@ -29,19 +29,13 @@ _IGNORED = frozenset(
         "prompt_cache_retention",
         "prompt_cache_options",
         "verbosity",
-        "parallel_tool_calls",
     }
 )
 
 # Real parameters that would change the answer, each with the values at which they would not.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -54,13 +48,18 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "logits_processors": ([],),
     "bad_words": ([],),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
 }
-_UNSUPPORTED_IN_COMPLETIONS: dict[str, tuple[Any, ...]] = {"suffix": ("",)}
+# Old names of what does work here, vLLM's and OpenAI's, and their new ones.
+_RENAMED = {
+    f"guided_{name}": f"structured_outputs.{name}"
+    for name in ("json", "regex", "choice", "grammar")
+} | {"functions": "tools", "function_call": "tool_choice"}
+_UNSUPPORTED_IN_COMPLETIONS: dict[str, tuple[Any, ...]] = {
+    "suffix": ("",),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+}
 _UNSUPPORTED_IN_CHAT: dict[str, tuple[Any, ...]] = {"echo": (False,)}
 
 IGNORED_HEADER = "x-ignored-params"
@@ -82,7 +81,8 @@ def ignored_parameters(
     names = [name for name, value in body.items() if value is not None]
     if not is_lenient:
         return [name for name in names if name in _IGNORED]
-    read = {*known, *_UNSUPPORTED, *_UNSUPPORTED_IN_COMPLETIONS, *_UNSUPPORTED_IN_CHAT}
+    unsupported = {*_UNSUPPORTED, *_UNSUPPORTED_IN_COMPLETIONS, *_UNSUPPORTED_IN_CHAT}
+    read = {*known, *unsupported, *_RENAMED}
     return [name for name in names if name not in read]
 
 
@@ -121,12 +121,18 @@ def _drop_idle(
     """Without nulls, ignored parameters, and unsupported ones at a value that does nothing.
 
     Raises:
-        MotetError: code `unsupported_parameter`, for one at any other value.
+        MotetError: code `unsupported_parameter`, for one at any other value, or an old name.
     """
     kept: dict[str, Any] = {}
     for name, value in body.items():
         if value is None or name in _IGNORED:
             continue
+        if name in _RENAMED:
+            raise bad_request(
+                f"'{name}' is an old name; use '{_RENAMED[name]}'.",
+                name,
+                code="unsupported_parameter",
+            )
         if name not in unsupported:
             kept[name] = value
         elif not any(_is_same(value, neutral) for neutral in unsupported[name]):

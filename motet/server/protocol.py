@@ -16,6 +16,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -27,6 +29,15 @@ from motet.server.field_types import (
     Priority,
     TemplateKwargs,
     User,
+)
+from motet.server.structured import ResponseFormat, StructuredOutputs
+from motet.server.tools.protocol import (
+    CallId,
+    ToolCalls,
+    ToolChoice,
+    Tools,
+    require_calls_for_results,
+    require_offered,
 )
 
 MAX_PROMPTS = 64
@@ -148,6 +159,8 @@ class GenerationParameters(BaseModel):
     priority: Priority = 0
     cache_salt: CacheSalt | None = None
     user: User | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -247,13 +260,45 @@ class CompletionRequest(GenerationParameters):
 
 
 class Message(BaseModel):
-    """One message of a conversation."""
+    """One message of a conversation.
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    Attributes:
+        tool_calls: what an assistant called. It may then have said nothing beside it.
+        tool_call_id: of the call that a message of role "tool" has the result of.
+        content: empty if an assistant only called.
+    """
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_joined_text)]
+    model_config = ConfigDict(strict=True, extra="forbid", validate_default=True)
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: ToolCalls | None = None
+    tool_call_id: CallId | None = None
+    content: Annotated[str, BeforeValidator(_joined_text)] | None = None
     name: str | None = None
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _only_assistants_call(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("role", "assistant") != "assistant":
+            raise PydanticCustomError("not_an_assistant", "is for messages of role 'assistant'")
+        return value
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _only_tools_have_results(cls, value: Any, info: ValidationInfo) -> Any:
+        is_tool = info.data.get("role") == "tool"
+        if value is None and is_tool:
+            raise PydanticCustomError("missing", "is required in messages of role 'tool'")
+        if value is not None and not is_tool:
+            raise PydanticCustomError("not_a_tool", "is for messages of role 'tool'")
+        return value
+
+    @field_validator("content")
+    @classmethod
+    def _only_callers_are_silent(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and info.data.get("tool_calls", ()) is None:
+            raise PydanticCustomError("missing", "is required")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -281,6 +326,10 @@ class ChatRequest(GenerationParameters):
     continue_final_message: bool = False
     chat_template_kwargs: TemplateKwargs = TemplateKwargs()
 
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+
     @model_validator(mode="after")
     def _logprobs_are_asked_for(self) -> Self:
         if self.top_logprobs and not self.logprobs:
@@ -300,6 +349,12 @@ class ChatRequest(GenerationParameters):
                 "or a new one begins",
                 {"param": "continue_final_message"},
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tools_fit_together(self) -> Self:
+        require_offered(self.tool_choice, self.tools)
+        require_calls_for_results(self.messages)
         return self
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ def log_fields(
         "code": context.error_code,
         "duration_ms": _ms(duration_s),
         "model": context.adapter_label,
+        "version": context.adapter_version,
         "tenant": context.principal.tenant,
         "key_id": context.principal.key_id,
         **({} if context.figures is None else _figure_fields(context.figures)),

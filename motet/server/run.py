@@ -16,8 +16,7 @@ import structlog
 from rich.console import Console
 from uvicorn.loops.auto import auto_loop_factory
 
-from motet.core.errors import MotetError
-from motet.server.adapter_dir import AdapterDirectory
+from motet.server.adapter_startup import adapter_directory, opened_store, running_adapters
 from motet.server.app import create_apps
 from motet.server.auth import Surface
 from motet.server.banner import print_banner
@@ -25,6 +24,7 @@ from motet.server.config import ServeConfig
 from motet.server.drain import Drain, shutting_down
 from motet.server.engine_client import ENGINE_COMMAND, EngineClient
 from motet.server.file_limits import raise_file_limit
+from motet.server.grammar_service import grammar_service
 from motet.server.http_server import HttpServer
 from motet.server.key_ring import following, open_key_ring
 from motet.server.listeners import bound_sockets, url_of
@@ -87,36 +87,45 @@ async def serve(
     """
     asyncio.get_running_loop().set_exception_handler(log_loop_error)
     keys = await open_key_ring(config)
-    with bound_sockets(config) as listeners:  # a taken port is noticed before a model is loaded
-        tracer = OtlpTracer.to_endpoint(config.otlp_endpoint) if config.otlp_endpoint else None
+    tracer = OtlpTracer.to_endpoint(config.otlp_endpoint) if config.otlp_endpoint else None
+    # A taken port or a damaged registry is noticed before a model is loaded.
+    with bound_sockets(config) as listeners, opened_store(config) as store:
         model_dir = await asyncio.to_thread(model_dir_for, config.engine.model)
         name = config.engine.model_name or _default_name(config.engine.model)
-        engine_config = msgspec.structs.replace(
-            config.engine, model=str(model_dir), model_name=name
-        )
-        directory = _adapter_directory(config)
         tokenizer = await asyncio.to_thread(TextTokenizer.from_dir, model_dir)
+        eos_token_ids = tokenizer.eos_token_ids
+        engine_config = msgspec.structs.replace(
+            config.engine, model=str(model_dir), model_name=name, eos_token_ids=eos_token_ids
+        )
+        directory = adapter_directory(config)
         client = EngineClient(
             engine_config,
             engine_command,
             max_queued=config.most_queued,
             timeout_s=config.engine_timeout_s,
         )
+        metrics, drain = Metrics(), Drain(config.drain_timeout_s)
         try:
             await client.start()
-            registry = AdapterRegistry(client, name, config.allowed_roots, directory)
-            await load_static_adapters(config, registry)
-            await registry.names.name_directory()
-            metrics, drain = Metrics(), Drain(config.drain_timeout_s)
-            services = Services(config, client, registry, tokenizer, metrics, drain)
-            apps = create_apps(services, keys, tracer)
-            http = HttpServer(apps, drain, lambda: client.give_up(shutting_down()))
-            urls = {surface: url_of(listener) for surface, listener in listeners.items()}
-            started = Started(urls, http.stop, client, registry)
+            vocab_size = client.info.shape.vocab_size
+            file = model_dir / "tokenizer.json"
             async with (
                 following(keys, config.keys_file),
                 watched_loop_lag(metrics.observe_loop_lag),
+                grammar_service(file, vocab_size, eos_token_ids) as grammars,
+                running_adapters(config, client, name, directory, store) as (registry, admin),
             ):
+                services = Services(
+                    config, client, registry, admin, tokenizer, grammars, metrics, drain
+                )
+                http = HttpServer(
+                    create_apps(services, keys, tracer),
+                    drain,
+                    cut_off=lambda: client.give_up(shutting_down()),
+                    on_close=registry.records.events.close,
+                )
+                urls = {surface: url_of(listener) for surface, listener in listeners.items()}
+                started = Started(urls, http.stop, client, registry)
                 await http.serve(listeners, lambda: on_started(started))
             _log.info("stopped", num_aborted=client.num_in_flight)
             return 0 if http.forced_by is None else 128 + http.forced_by
@@ -124,25 +133,6 @@ async def serve(
             await client.close()
             if tracer is not None:
                 await tracer.close()
-
-
-async def load_static_adapters(config: ServeConfig, registry: AdapterRegistry) -> None:
-    """Load what `--adapter` gives, in that order. Raises MotetError with the first that fails."""
-    for name, path in config.adapters:
-        try:
-            await registry.load_static(name, path)
-        except MotetError as error:
-            raise MotetError(
-                f"The adapter {name} at {path} cannot be loaded: {error.message}",
-                code=error.code,
-                param=error.param,
-            ) from error
-
-
-def _adapter_directory(config: ServeConfig) -> AdapterDirectory | None:
-    if config.adapter_dir is None:
-        return None
-    return AdapterDirectory(config.adapter_dir, config.allowed_roots)
 
 
 def _default_name(model: str | None) -> str:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from motet.server.adapter_admin import AdapterAdmin
 from motet.server.config import ServeConfig
 from motet.server.drain import Drain
 from motet.server.engine_client import EngineClient
+from motet.server.grammar_service import GrammarService
 from motet.server.metrics import Metrics
 from motet.server.registry import AdapterRegistry
 from motet.server.tokenizer import TextTokenizer
@@ -24,7 +26,9 @@ class Services:
     config: ServeConfig
     client: EngineClient
     registry: AdapterRegistry
+    admin: AdapterAdmin
     tokenizer: TextTokenizer
+    grammars: GrammarService
     metrics: Metrics
     drain: Drain
 

@@ -14,7 +14,8 @@ from motet.server.http_server import HttpServer
 def test_a_listener_that_fails_ends_the_other_one() -> None:
     async def run() -> None:
         app = Response()
-        server = HttpServer({Surface.PUBLIC: app, Surface.ADMIN: app}, Drain(30), lambda: None)
+        apps = {Surface.PUBLIC: app, Surface.ADMIN: app}
+        server = HttpServer(apps, Drain(30), cut_off=pytest.fail, on_close=lambda: None)
         public, admin = socket.socket(), socket.socket()
         with public, admin:
             public.bind(("127.0.0.1", 0))
