@@ -26,6 +26,7 @@ from motet.server.key_ring import KeyRing
 from motet.server.limit_middleware import LimitMiddleware
 from motet.server.metrics import Metrics
 from motet.server.middleware import BodyLimitMiddleware, ObserveMiddleware
+from motet.server.openapi.endpoint import openapi
 from motet.server.registry import AdapterRegistry
 from motet.server.responses.endpoint import create_response
 from motet.server.services import Services
@@ -54,6 +55,7 @@ _ROUTES = (
     ("GET", "/ready", health.ready),
     ("GET", "/health", health.ready),
     ("GET", "/metrics", health.metrics),
+    ("GET", "/openapi.json", openapi),
 )
 
 

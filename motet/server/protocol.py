@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
 from motet.server.field_types import (
     CacheSalt,
@@ -28,6 +29,7 @@ from motet.server.field_types import (
     TemplateKwargs,
     User,
 )
+from motet.server.json_schema import ABOVE_ZERO, nulls_are_absent
 
 MAX_PROMPTS = 64
 MAX_CHOICES = 16
@@ -35,6 +37,8 @@ MAX_STOPS = 4
 MAX_STOP_CHARS = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_MESSAGES = 4096
+
+_EMPTY_IN_ANSWERS = ("tool_calls", "annotations")
 
 
 def _normalized_prompt(value: Any) -> list[Any]:
@@ -101,9 +105,42 @@ def _joined_text(value: Any) -> Any:
     return "\n".join(part["text"] for part in value)
 
 
-Prompt = Annotated[list[Any], BeforeValidator(_normalized_prompt)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 TokenId = Annotated[int, Field(ge=0)]
+
+_TextPrompt = Annotated[str, Field(min_length=1)]
+_TokenPrompt = Annotated[list[TokenId], Field(min_length=1)]
+_SeveralPrompts = Field(min_length=1, max_length=MAX_PROMPTS)
+Prompt = Annotated[
+    list[Any],
+    BeforeValidator(
+        _normalized_prompt,
+        json_schema_input_type=_TextPrompt
+        | Annotated[list[_TextPrompt], _SeveralPrompts]
+        | _TokenPrompt
+        | Annotated[list[_TokenPrompt], _SeveralPrompts],
+    ),
+]
+StopStrings = Annotated[list[StopString], Field(max_length=MAX_STOPS)]
+AboveZero = Field(json_schema_extra=ABOVE_ZERO)
+
+
+class TextPart(TypedDict):
+    """A part of a message."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+    text: str
+
+
+Content = Annotated[
+    str,
+    BeforeValidator(
+        _joined_text,
+        json_schema_input_type=str | Annotated[list[TextPart], Field(min_length=1)],
+    ),
+]
 
 
 class StreamOptions(BaseModel):
@@ -124,22 +161,26 @@ class GenerationParameters(BaseModel):
     model: Annotated[str, Field(min_length=1, max_length=256)]
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    top_p: Annotated[float, Field(le=1), AfterValidator(_positive)] = 1.0
-    top_k: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_switched_off_top_k)] = (
-        None
-    )
+    top_p: Annotated[float, Field(le=1), AfterValidator(_positive), AboveZero] = 1.0
+    top_k: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        BeforeValidator(
+            _switched_off_top_k, json_schema_input_type=Annotated[int, Field(ge=-1)] | None
+        ),
+    ] = None
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     stop: Annotated[
-        Annotated[list[StopString], Field(max_length=MAX_STOPS)], BeforeValidator(_normalized_stop)
+        StopStrings,
+        BeforeValidator(_normalized_stop, json_schema_input_type=StopString | StopStrings),
     ] = []
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS)] = []
     ignore_eos: bool = False
     min_tokens: Annotated[int, Field(ge=0)] = 0
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
-    repetition_penalty: Annotated[float, Field(le=2), AfterValidator(_positive)] = 1.0
+    repetition_penalty: Annotated[float, Field(le=2), AfterValidator(_positive), AboveZero] = 1.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     logit_bias: LogitBias = {}
@@ -201,7 +242,11 @@ class GenerationParameters(BaseModel):
 
 
 class CompletionRequest(GenerationParameters):
-    """POST /v1/completions. `prompt` is a list of strings, or of lists of token ids."""
+    """POST /v1/completions.
+
+    Attributes:
+        prompt: a list of strings, or of lists of token ids.
+    """
 
     prompt: Prompt
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -246,13 +291,23 @@ class CompletionRequest(GenerationParameters):
         return self.return_token_ids or self.logprobs is not None
 
 
+def _empty_fields_are_absent(schema: dict[str, Any]) -> None:
+    for name in _EMPTY_IN_ANSWERS:
+        none = {"type": "array", "maxItems": 0}
+        known = schema["properties"].get(name)
+        schema["properties"][name] = none if known is None else {"anyOf": [known, none]}
+    nulls_are_absent(schema)
+
+
 class Message(BaseModel):
     """One message of a conversation."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True, extra="forbid", json_schema_extra=_empty_fields_are_absent
+    )
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_joined_text)]
+    content: Content
     name: str | None = None
 
     @model_validator(mode="before")
@@ -264,7 +319,7 @@ class Message(BaseModel):
         return {
             key: item
             for key, item in value.items()
-            if item is not None and not (key in ("tool_calls", "annotations") and item == [])
+            if item is not None and not (key in _EMPTY_IN_ANSWERS and item == [])
         }
 
 

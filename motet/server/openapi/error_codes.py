@@ -1,0 +1,56 @@
+"""Which errors operations have in common.
+
+Owns: the sets of codes that the tables of operations are made of.
+Does not know: statuses (`errors.py`).
+"""
+
+from __future__ import annotations
+
+# Of HTTP itself, before any route is looked for.
+OF_HTTP = (
+    "invalid_http",
+    "request_timeout",
+    "url_too_long",
+    "headers_too_large",
+    "request_too_large",
+    "too_many_connections",
+    "internal_error",
+)
+# Of whoever asks. The last is for routes that another listener has.
+OF_ACCESS = ("invalid_api_key", "host_not_allowed", "rate_limit_exceeded", "unknown_url")
+OF_ADMIN_ACCESS = ("insufficient_permissions",)
+
+UNDECLARED = ("unsupported_media_type",)  # a change has to be declared as JSON, body or none
+OF_BODY = (
+    *UNDECLARED,
+    "invalid_json",
+    "invalid_type",
+    "invalid_value",
+    "missing_required_parameter",
+    "unknown_parameter",
+)
+OF_MODEL = ("model_not_found",)
+OF_FILES = (
+    "adapter_not_found",
+    "adapter_too_large",
+    "corrupt_adapter",
+    "invalid_adapter",
+    "path_not_allowed",
+    "unsupported_adapter",
+    "unsupported_format",
+    "wrong_base_model",
+)
+OF_ENGINE = ("engine_dead", "engine_restarting")
+OF_GENERATION = (
+    *OF_BODY,
+    *OF_MODEL,
+    *OF_FILES,
+    *OF_ENGINE,
+    "unsupported_parameter",
+    "context_length_exceeded",
+    "pool_too_small",
+    "adapter_unavailable",
+    "overloaded",
+    "timeout",
+)
+OF_TOKENS = (*OF_BODY, *OF_MODEL, "unsupported_parameter", "engine_restarting")
