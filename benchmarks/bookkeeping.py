@@ -18,12 +18,13 @@ from motet.core.messages import AddRequest
 from motet.core.sampling import SamplingParams
 from motet.core.shape import ModelShape
 from motet.engine.runner import ModelRunner
-from motet.kernels.types import load_kernels
+from motet.kernels.types import Kernels, load_kernels
 from motet.memory.device_pool import DevicePool, row_capacity
 from motet.memory.eviction import PageCosts, SavingPolicy
 from motet.memory.geometry import PageGeometry
 from motet.memory.unified import UnifiedMemory, unified_memory
 from motet.models.context import ForwardContext
+from motet.models.decoder import HiddenStates
 from motet.scheduler.scheduler import Scheduler
 
 _CPU = torch.device("cpu")
@@ -61,7 +62,11 @@ class Bookkeeping:
 class _NoDecoder:
     """Equal logits for every token."""
 
-    def forward(self, token_ids: Tensor, logits_rows: Tensor, ctx: ForwardContext) -> Tensor:
+    def hidden_states(self, token_ids: Tensor, ctx: ForwardContext) -> HiddenStates:
+        nothing = torch.empty(len(token_ids), 0)
+        return HiddenStates(nothing, nothing)
+
+    def logits(self, hidden: HiddenStates, logits_rows: Tensor, kernels: Kernels) -> Tensor:
         return torch.zeros(len(logits_rows), _SHAPE.vocab_size)
 
 
@@ -129,9 +134,10 @@ def _step(scheduler: Scheduler, runner: ModelRunner) -> tuple[float, float, floa
     start = time.perf_counter()
     batch = scheduler.schedule().batch
     scheduled = time.perf_counter()
-    tokens = runner.launch(batch).wait()
+    pending = runner.launch(batch)
+    tokens, logprobs = pending.wait(), pending.logprobs()
     launched = time.perf_counter()
-    scheduler.commit(batch, tokens)
+    scheduler.commit(batch, tokens, logprobs)
     return scheduled - start, launched - scheduled, time.perf_counter() - launched
 
 

@@ -35,6 +35,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         max_running: sequences in a step at most.
         num_loader_threads: threads that bring adapters from disk to host and host to device.
         num_threads: CPU threads of the step; None is one per core that this process may use.
+        eos_token_ids: tokens that end an answer, for grammars; none of them leaves it to the
+            tokenizer's own.
     """
 
     model: str | None = None
@@ -54,3 +56,4 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_running: int = 256
     num_loader_threads: int = 2
     num_threads: int | None = None
+    eos_token_ids: tuple[int, ...] = ()

@@ -127,7 +127,7 @@ class EngineFailed(msgspec.Struct, tag=True, frozen=True):
 class TokenLogprobs(msgspec.Struct, frozen=True):
     """How likely a token was, by the model's own logits: before bias, penalties and temperature.
 
-    All values are natural logarithms, finite.
+    All values are natural logarithms, from -10000 (for what has no probability at all) to 0.
 
     Attributes:
         rank: 1 for the likeliest token of the vocabulary.

@@ -64,4 +64,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_plainly_greedy(self) -> bool:
         """Whether the likeliest token is taken as the logits are."""
-        return self.temperature < LEAST_TEMPERATURE and not self.has_penalties
+        return not (
+            self.temperature >= LEAST_TEMPERATURE
+            or self.has_penalties
+            or self.logit_bias
+            or self.min_tokens
+        )

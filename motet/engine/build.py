@@ -6,6 +6,7 @@ Does not know: the process around it (`process.py`).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -15,6 +16,8 @@ from motet.engine.adapters import EngineAdapters
 from motet.engine.cuda_graphs import CudaCapture
 from motet.engine.decode_graphs import DecodeGraphs
 from motet.engine.engine import Engine
+from motet.engine.grammar import load_tokenizer
+from motet.engine.grammar_compiler import GrammarCompiler
 from motet.engine.loader import AdapterLoader
 from motet.engine.resolve import (
     resolve_adapter_pages,
@@ -72,7 +75,8 @@ def build_engine(
     model_dir = resolve_model_dir(config.model)
     dtype = resolve_dtype(config.dtype, device, model_dir)
     decoder = load_decoder(model_dir, device, dtype, resolve_storage(config.weights, device, dtype))
-    parts = assemble_engine(config, decoder, load_kernels(device), wake, send)
+    tokenizer_file = model_dir / "tokenizer.json"
+    parts = assemble_engine(config, decoder, load_kernels(device), wake, send, tokenizer_file)
     ready = EngineReady(
         model_name=config.model_name or model_dir.name,
         shape=decoder.config.shape,
@@ -92,6 +96,7 @@ def assemble_engine(
     kernels: Kernels,
     wake: Callable[[], None],
     send: Callable[[FromEngine], None],
+    tokenizer_file: Path | None = None,
 ) -> EngineParts:
     """Size the pool beside a decoder, and wire the engine around it.
 
@@ -101,6 +106,8 @@ def assemble_engine(
         decoder: the model, on its device.
         kernels: the device's kernels.
         wake, send: as for `build_engine`.
+        tokenizer_file: the model's `tokenizer.json`, read when a request first has a grammar;
+            without it, those requests are refused.
 
     Raises:
         ConfigError: options that contradict the model or the machine.
@@ -133,6 +140,10 @@ def assemble_engine(
     graphs = _decode_graphs(config, decoder, device_pool, kernels, max_model_len)
     runner = ModelRunner(decoder, device_pool, kernels, scheduler.pages.table, graphs)
     runner.warm_up()
+    vocab_size = decoder.config.shape.vocab_size
+    grammars = GrammarCompiler(
+        lambda: load_tokenizer(tokenizer_file, vocab_size, config.eos_token_ids), wake
+    )
     engine = Engine(
         scheduler=scheduler,
         runner=runner,
@@ -144,6 +155,7 @@ def assemble_engine(
             costs=costs,
             send=send,
         ),
+        grammars=grammars,
         memory=memory,
         costs=costs,
         max_model_len=max_model_len,

@@ -31,11 +31,12 @@ from motet.core.messages import (
     UnpinAdapter,
 )
 from motet.engine.adapters import EngineAdapters
+from motet.engine.grammar_compiler import GrammarCompiler, under_grammar
 from motet.engine.report import StepCounts, memory_report, stats
 from motet.memory.eviction import Kind, PageCosts
 from motet.memory.unified import UnifiedMemory
 from motet.scheduler.scheduler import Scheduler
-from motet.scheduler.sequence import Batch
+from motet.scheduler.sequence import Batch, BatchLogprobs
 
 # A step tells what a token costs if it has at least this many for each of its sequences: then
 # prefill makes up most of it.
@@ -47,6 +48,10 @@ class PendingTokens(Protocol):
 
     def wait(self) -> list[int | None]:
         """Tokens of the sampling chunks, in order, once the step has run."""
+        ...
+
+    def logprobs(self) -> BatchLogprobs:
+        """What was asked of log probabilities, once the step has run."""
         ...
 
 
@@ -77,6 +82,7 @@ class Engine:
 
     Args:
         scheduler, runner, adapters: its parts, over the same memory.
+        grammars: compiles what keeps sequences to their grammars.
         memory: what sequences and adapters share.
         costs: learns what a step takes.
         max_model_len: longest sequence [tokens].
@@ -89,6 +95,7 @@ class Engine:
         scheduler: Scheduler,
         runner: Runner,
         adapters: EngineAdapters,
+        grammars: GrammarCompiler,
         memory: UnifiedMemory,
         costs: PageCosts,
         max_model_len: int,
@@ -97,6 +104,7 @@ class Engine:
         self._scheduler = scheduler
         self._runner = runner
         self._adapters = adapters
+        self._grammars = grammars
         self._memory = memory
         self._costs = costs
         self._max_model_len = max_model_len
@@ -131,6 +139,7 @@ class Engine:
     def step(self) -> bool:
         """Launch the next step, and commit the one before. False if there was nothing to do."""
         self._adapters.take_loader_events()
+        self._take_grammars()
         before = self._in_flight
         if before is not None and not self._scheduler.may_run_ahead:
             self._finish(before)
@@ -148,8 +157,9 @@ class Engine:
         return has_work
 
     def close(self) -> None:
-        """End the loader threads."""
+        """End the loader threads, and those that compile grammars."""
         self._adapters.close()
+        self._grammars.close()
 
     def _launch(self, batch: Batch) -> _Step:
         launched_s = time.monotonic()
@@ -161,10 +171,10 @@ class Engine:
         started_s = max(step.launched_s, self._finished_s)  # the device takes one after another
         self._finished_s = time.monotonic()
         self._learn_cost(step.batch, self._finished_s - started_s)
-        outputs = self._scheduler.commit(step.batch, tokens)
+        outputs = self._scheduler.commit(step.batch, tokens, step.tokens.logprobs())
         self._counts.num_steps += 1
-        self._counts.num_output_tokens += len(outputs)
-        self._report(outputs)
+        self._counts.num_output_tokens += sum(len(output.token_ids) for output in outputs)
+        self._report(outputs, step.batch)
 
     def _learn_cost(self, batch: Batch, seconds: float) -> None:
         if batch.num_tokens >= _PREFILL_TOKENS_PER_SEQUENCE * len(batch.chunks):
@@ -195,17 +205,44 @@ class Engine:
             )
             return
         self._counts.num_prompt_tokens += len(request.prompt_token_ids)
-        self._scheduler.add(request)
+        grammar = request.sampling.grammar
+        if grammar is None:
+            self._scheduler.add(request)
+        else:
+            guide = self._grammars.guide(request.request_id, grammar)
+            self._scheduler.add(under_grammar(request), guide)
 
-    def _report(self, outputs: list[TokenOutput]) -> None:
+    def _take_grammars(self) -> None:
+        """Let go of requests whose grammars cannot be compiled; the others may run now."""
+        for request_id, reason in self._grammars.poll():
+            if self._scheduler.abort(request_id):
+                self._fail(request_id, "grammar_error", f"The grammar was refused: {reason}.")
+                self._adapters.drop_drained()
+
+    def _report(self, outputs: list[TokenOutput], batch: Batch) -> None:
+        tokens = []
         for output in outputs:
-            if output.finish_reason == "error":
-                self._fail(output.request_id, "model_error", "the model's logits were not finite")
-        tokens = [output for output in outputs if output.finish_reason != "error"]
+            match output.finish_reason:
+                case "error":
+                    message = "the model's logits were not finite"
+                    self._fail(output.request_id, "model_error", message)
+                case "grammar_error":
+                    self._fail_grammar(output.request_id, batch)
+                case _:
+                    tokens.append(output)
         if tokens:
             self._send(StepOutput(tokens))
         if any(output.finish_reason is not None for output in outputs):
             self._adapters.drop_drained()
+
+    def _fail_grammar(self, request_id: str, batch: Batch) -> None:
+        """Say why a sequence of the batch cannot follow its grammar any further."""
+        seq = next(c.sequence for c in batch.chunks if c.sequence.request_id == request_id)
+        assert seq.guide is not None
+        assert seq.sampling.grammar is not None
+        self._grammars.forget(seq.sampling.grammar)
+        reason = f"The output cannot go on along the grammar: {seq.guide.error}."
+        self._fail(request_id, "grammar_error", reason)
 
     def _fail(self, request_id: str, code: str, message: str) -> None:
         self._send(RequestFailed(request_id, code, message))

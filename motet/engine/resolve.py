@@ -22,8 +22,8 @@ from motet.memory.geometry import PageGeometry, smallest_page_size
 CPU_POOL_SHARE = 0.25
 GPU_POOL_SHARE = 0.85
 # Tensors of the size of the logits [max_running, vocab_size] that a GPU holds at once: those of
-# captured graphs, the step's own, and what sampling sorts.
-GPU_LOGITS = 8
+# captured graphs, the step's own, their copy for log probabilities, and what sampling sorts.
+GPU_LOGITS = 9
 # Share of the host's memory that is free beside the pool, for adapters' copies.
 HOST_ADAPTER_SHARE = 0.25
 

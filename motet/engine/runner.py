@@ -4,6 +4,7 @@ Owns: the index tensors that the kernels read, and the tokens that stay on the d
 Does not know: why these sequences were chosen, nor what becomes of their tokens.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,23 +14,45 @@ from torch import Tensor
 from motet.engine.batch_arrays import BatchArrays, batch_arrays, segment_starts
 from motet.engine.decode_graphs import DecodeGraphs
 from motet.engine.last_tokens import LastTokens
+from motet.engine.logprobs import (
+    BLOCK_ROWS,
+    PendingLogprobs,
+    likelihoods,
+    own_logits,
+    prompt_rows,
+)
 from motet.engine.sampler import SampledTokens, SamplingRow, sample
+from motet.engine.token_mask import token_mask
 from motet.engine.transfer import Download, Values, upload
 from motet.kernels.types import AttentionBatch, Kernels, LoraPairs
 from motet.memory.device_pool import DevicePool
 from motet.models.context import ForwardContext, LoraContext
-from motet.models.decoder import Decoder
+from motet.models.decoder import Decoder, HiddenStates
 from motet.scheduler.page_table import PageTable
-from motet.scheduler.sequence import Batch, ScheduledChunk
+from motet.scheduler.sequence import NO_LOGPROBS, Batch, BatchLogprobs, ScheduledChunk
 
 
 class PendingTokens:
-    """The tokens of a step that was launched, which may still be running."""
+    """The tokens of a step that was launched, which may still be running.
 
-    def __init__(self, sampled: SampledTokens, given_order: np.ndarray) -> None:
+    Args:
+        sampled: what was sampled, as computed.
+        given_order: see `BatchArrays`.
+        of_tokens, of_prompts: what was asked of log probabilities; None, if nothing.
+    """
+
+    def __init__(
+        self,
+        sampled: SampledTokens,
+        given_order: np.ndarray,
+        of_tokens: PendingLogprobs | None,
+        of_prompts: PendingLogprobs | None,
+    ) -> None:
         self._token_ids = Download(sampled.token_ids)
         self._is_usable = Download(sampled.is_usable)
         self._given_order = given_order
+        self._of_tokens = of_tokens
+        self._of_prompts = of_prompts
 
     def wait(self) -> list[int | None]:
         """A token for each sampling chunk, in the batch's order; None: its logits were not finite.
@@ -41,6 +64,19 @@ class PendingTokens:
         return [
             token if usable else None for token, usable in zip(token_ids, is_usable, strict=True)
         ]
+
+    def logprobs(self) -> BatchLogprobs:
+        """The log probabilities that were asked for. Returns once the step has run."""
+        if self._of_tokens is None and self._of_prompts is None:
+            return NO_LOGPROBS
+        tokens = self._of_tokens.wait() if self._of_tokens is not None else {}
+        prompts = self._of_prompts.wait() if self._of_prompts is not None else {}
+        not_finite = {
+            sequence
+            for sequence, told in (*tokens.items(), *prompts.items())
+            if any(math.isnan(each.logprob) for each in told)
+        }
+        return BatchLogprobs(tokens, prompts, not_finite)
 
 
 class ModelRunner:
@@ -125,25 +161,42 @@ class ModelRunner:
         arrays = batch_arrays(
             batch.chunks, self._page_table, self._pool.geometry.page_size, self._pool.empty_slot
         )
-        logits = self._logits(arrays)
+        logits, of_prompts = self._compute(arrays)
         chunks = [chunk for chunk in arrays.chunks if chunk.samples]
-        sampled = sample(logits, _sampling_rows(chunks))
+        own = own_logits(logits, chunks)
+        # From here on the logits are no longer the model's own: masks and penalties change them.
+        # On a GPU, masks are computed while the logits are.
+        mask = token_mask(chunks, self._device)
+        sampled = sample(logits, _sampling_rows(chunks), mask)
         if self.overlaps:
             self._last_tokens.keep(arrays, sampled.token_ids)
-        return PendingTokens(sampled, arrays.given_order)
+        of_tokens = None if own is None else own.of_sampled(sampled)
+        return PendingTokens(sampled, arrays.given_order, of_tokens, of_prompts)
 
-    def _logits(self, arrays: BatchArrays) -> Tensor:
-        """float32 [num_sampling_chunks, vocab_size]."""
+    def _compute(self, arrays: BatchArrays) -> tuple[Tensor, PendingLogprobs | None]:
+        """Logits, float32 [num_sampling_chunks, vocab_size]; and what is asked of prompts."""
         max_rank = int(self._pool.max_ranks[arrays.slots[: arrays.num_adapted]].max(initial=0))
         if self._graphs is not None and arrays.is_decode:
-            return self._graphs.run(arrays, max_rank, self._last_tokens)
+            return self._graphs.run(arrays, max_rank, self._last_tokens), None
         token_ids = self._upload(arrays.token_ids, torch.int64)
         self._last_tokens.fill_in(arrays, token_ids)
-        return self._decoder.forward(
-            token_ids,
-            self._upload(arrays.logits_rows, torch.int64),
-            self._context(arrays, max_rank),
+        hidden = self._decoder.hidden_states(token_ids, self._context(arrays, max_rank))
+        logits_rows = self._upload(arrays.logits_rows, torch.int64)
+        logits = self._decoder.logits(hidden, logits_rows, self._kernels)
+        return logits, None if arrays.is_decode else self._prompt_logprobs(arrays, hidden)
+
+    def _prompt_logprobs(self, arrays: BatchArrays, hidden: HiddenStates) -> PendingLogprobs | None:
+        """What is asked of prompts; None, if nothing."""
+        asked, rows, token_ids = prompt_rows(arrays)
+        if not asked:
+            return None
+        blocks = (
+            self._decoder.logits(hidden, block, self._kernels)
+            for block in torch.split(self._upload(rows, torch.int64), BLOCK_ROWS)
         )
+        targets = self._upload(token_ids, torch.int64)
+        told = likelihoods(blocks, targets, max(each.num_top for each in asked))
+        return PendingLogprobs(asked, targets, told)
 
     def _context(self, arrays: BatchArrays, max_rank: int) -> ForwardContext:
         num_new = np.diff(arrays.query_starts)
@@ -192,7 +245,7 @@ def _sampling_rows(chunks: Sequence[ScheduledChunk]) -> list[SamplingRow]:
     rows = []
     for index, chunk in enumerate(chunks):
         sequence = chunk.sequence
-        if not sequence.sampling.is_plainly_greedy:
+        if not sequence.is_plainly_greedy:
             rows.append(
                 SamplingRow(
                     index,

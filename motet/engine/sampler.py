@@ -1,11 +1,12 @@
 """Logits to tokens, each row by its own rules.
 
-Owns: penalties, the filters on probabilities, and the draw.
+Owns: bias, penalties, the filters on probabilities, and the draw.
 Does not know: sequences and batches; a row is sampled alike whatever stands beside it.
 
-The order is that of transformers' `generate`: penalties; then, unless greedy, temperature, top_k,
-top_p, min_p, each on what the one before left. A batch pays only for what its rows ask: a greedy
-one is a single argmax, and only rows with top_p are sorted.
+The order is that of transformers' `generate`: bias, penalties, stop tokens that come too early,
+what a grammar forbids; then, unless greedy, temperature, top_k, top_p, min_p, each on what the one
+before left. A batch pays only for what its rows ask: a greedy one is a single argmax, and only rows
+with top_p are sorted.
 
 On a GPU nothing here waits for the device: its tokens are known when somebody needs them.
 """
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from motet.core.sampling import SamplingParams
+from motet.engine.token_mask import TokenMask
 from motet.engine.transfer import upload
 
 # The nucleus of top_p is nearly always among this many tokens; only where it is not is a whole
@@ -39,7 +41,7 @@ class SamplingRow(NamedTuple):
         position: index of the token that is drawn, prompt and output counted; with the seed it
             fixes the draw.
         prompt_token_ids: for the repetition penalty.
-        output_token_ids: for all penalties.
+        output_token_ids: for all penalties; without them it may lack tokens in flight.
     """
 
     logits_row: int
@@ -47,6 +49,11 @@ class SamplingRow(NamedTuple):
     position: int
     prompt_token_ids: Sequence[int]
     output_token_ids: Sequence[int]
+
+    @property
+    def may_not_stop(self) -> bool:
+        """Whether the token that is drawn may not be one of the stop tokens."""
+        return self.position - len(self.prompt_token_ids) < self.params.min_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +70,27 @@ class SampledTokens:
     is_usable: Tensor
 
 
-def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> SampledTokens:
+def sample(
+    logits: Tensor, rows: Sequence[SamplingRow], mask: TokenMask | None = None
+) -> SampledTokens:
     """Choose the next token of each row.
 
     Args:
-        logits: float32 [num_rows, vocab_size]; overwritten where there are penalties.
-        rows: the rules of the rows that have any; all others are greedy, without penalties.
+        logits: float32 [num_rows, vocab_size]; overwritten where there are bias, penalties, stop
+            tokens that come too early, or masks.
+        rows: the rules of the rows that have any; all others are greedy, without any of these.
+        mask: what rows with a grammar may choose from; None without any.
 
     Returns:
         A token for each row. Ties of a greedy row go to the lowest id.
     """
+    _add_bias(logits, [row for row in rows if row.params.logit_bias])
     for row in rows:
         if row.params.has_penalties:
             _penalise(logits[row.logits_row], row)
+    _forbid_stops(logits, [row for row in rows if row.may_not_stop])
+    if mask is not None:
+        mask.apply(logits)
     largest, likeliest = logits.max(dim=1)  # a NaN anywhere makes the maximum NaN
     is_usable = largest.isfinite()
     drawn = [row for row in rows if not row.params.is_greedy]
@@ -107,6 +122,43 @@ def _mix64(values: UInt64Array) -> UInt64Array:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
+
+
+def _add_bias(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
+    """Add each row's bias, in place. Ids beyond the vocabulary have nothing to add to."""
+    vocab_size = logits.shape[1]
+    biases = [
+        (row.logits_row, token, bias)
+        for row in rows
+        for token, bias in row.params.logit_bias
+        if 0 <= token < vocab_size
+    ]
+    if biases:
+        places, tokens, values = zip(*biases, strict=True)
+        added = upload(values, logits.dtype, logits.device)
+        logits.index_put_(_where(places, tokens, logits), added, accumulate=True)
+
+
+def _forbid_stops(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
+    """Make each row's stop tokens impossible, in place."""
+    vocab_size = logits.shape[1]
+    stops = [
+        (row.logits_row, token)
+        for row in rows
+        for token in row.params.stop_token_ids
+        if 0 <= token < vocab_size
+    ]
+    if stops:
+        places, tokens = zip(*stops, strict=True)
+        logits.index_put_(_where(places, tokens, logits), logits.new_full((), -torch.inf))
+
+
+def _where(rows: Sequence[int], tokens: Sequence[int], logits: Tensor) -> tuple[Tensor, Tensor]:
+    """An index of single logits."""
+    return (
+        upload(rows, torch.int64, logits.device),
+        upload(tokens, torch.int64, logits.device),
+    )
 
 
 def _penalise(logits: Tensor, row: SamplingRow) -> None:

@@ -8,13 +8,13 @@ A batch is flat: the tokens of all its sequences one after another, prefill chun
 alike. What tells them apart is in the `ForwardContext`.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from motet.core.shape import GATE_UP, QKV, Module
-from motet.kernels.types import HeadTransform
+from motet.kernels.types import HeadTransform, Kernels
 from motet.models.config import DecoderConfig
 from motet.models.context import ForwardContext
 from motet.models.layers import Linear, LoraLinear, head_norm
@@ -23,6 +23,16 @@ from motet.models.weights import DecoderWeights, LayerWeights
 
 if TYPE_CHECKING:
     from motet.models.compiled_layers import CompiledLayers
+
+
+class HiddenStates(NamedTuple):
+    """What the layers make of a batch: the residual stream, its last term yet to be added.
+
+    Both are [num_tokens, hidden_size].
+    """
+
+    residual: Tensor
+    delta: Tensor
 
 
 class Decoder:
@@ -63,13 +73,31 @@ class Decoder:
         Returns:
             float32 [num_rows, vocab_size].
         """
+        return self.logits(self.hidden_states(token_ids, ctx), logits_rows, ctx.kernels)
+
+    def hidden_states(self, token_ids: Tensor, ctx: ForwardContext) -> HiddenStates:
+        """Run all tokens through all layers: `forward` without the head.
+
+        The next call may overwrite them.
+        """
         residual = self._embedding.rows(token_ids)
         if self._compiled is not None and ctx.kernels.runs_compiled_layers:
-            delta = self._compiled.run(residual, ctx)
-        else:
-            delta = self._run_layers(residual, ctx)
-        residual, delta = (each.index_select(0, logits_rows) for each in (residual, delta))
-        wanted = ctx.kernels.add_rms_norm(residual, delta, self._final_norm, self._eps)
+            return HiddenStates(residual, self._compiled.run(residual, ctx))
+        return HiddenStates(residual, self._run_layers(residual, ctx))
+
+    def logits(self, hidden: HiddenStates, logits_rows: Tensor, kernels: Kernels) -> Tensor:
+        """Run some rows through the head, which leaves `hidden` as it is.
+
+        Args:
+            hidden: of a batch.
+            logits_rows: int64 [num_rows]. Rows of the batch.
+            kernels: those that the layers ran with.
+
+        Returns:
+            float32 [num_rows, vocab_size].
+        """
+        residual, delta = (each.index_select(0, logits_rows) for each in hidden)
+        wanted = kernels.add_rms_norm(residual, delta, self._final_norm, self._eps)
         return self._lm_head(wanted).float()
 
     def _run_layers(self, residual: Tensor, ctx: ForwardContext) -> Tensor:

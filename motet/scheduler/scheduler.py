@@ -5,31 +5,50 @@ Does not know: tensors, models, sockets. It is tested without an engine.
 
 First come, first served. A step takes the running sequences first (a decode takes one token, a
 prefill what is left of the step's token budget), then admits waiting ones while there is room.
-A sequence whose adapter is still being read or copied is passed over; one that finds no pages
-holds back those behind it, so that a large request is not starved by small ones. When the pages
-of the running sequences outgrow the pool, the youngest is preempted. What it computed stays in
-the prefix cache as long as nobody needs the pages, so it comes back cheaply.
+A sequence whose adapter is still being read or copied is passed over, and so is one whose grammar
+is still being compiled; one that finds no pages holds back those behind it, so that a large request
+is not starved by small ones. When the pages of the running sequences outgrow the pool, the last in
+line is preempted. What it computed stays in the prefix cache as long as nobody needs the pages, so
+it comes back cheaply.
+
+Priorities change the line and nothing else: it is by priority, a lower number first, and then by
+arrival. A sequence keeps its place as long as it lives, waiting or running, so the line says who is
+admitted next, who goes first in a step, who is preempted, and whose adapters may be evicted for
+whom. Nobody who runs is sent back to make room for one who waits. Nothing ages either: a request
+waits for as long as requests of lower numbers keep coming, and whoever gives numbers has to weigh
+that.
 
 A step may be scheduled while the one before it is in flight. Then the tokens that this one samples
 are not known: a sequence that ends with such a token is computed once too often, and that result is
 thrown away. Its pages are free at once, since the device does what it is given in order.
 """
 
+from bisect import insort
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from itertools import takewhile
+from operator import attrgetter
 
-from motet.core.messages import AddRequest, TokenOutput
+from motet.core.messages import AddRequest, TokenLogprobs, TokenOutput
 from motet.memory.page_pool import ADAPTER, KV, PoolCorruptionError
 from motet.memory.residency import Placement
 from motet.memory.unified import UnifiedMemory
 from motet.scheduler.lookahead import AdapterLookahead
-from motet.scheduler.sequence import Batch, ScheduledChunk, Sequence
+from motet.scheduler.sequence import (
+    NO_LOGPROBS,
+    Batch,
+    BatchLogprobs,
+    Guide,
+    ScheduledChunk,
+    Sequence,
+)
 from motet.scheduler.sequence_pages import SequencePages
 
 # Waiting sequences, beyond those that may run at once, whose adapters are copied to the device: a
 # copy takes about a step, and this many ends of sequences in one step are rare.
 LOOKAHEAD_SEQUENCES = 4
+
+_place = attrgetter("place")
 
 
 @dataclass(frozen=True)
@@ -79,8 +98,8 @@ class Scheduler:
         self.pages = SequencePages(memory, max_running=max_running, keeps_prefixes=keeps_prefixes)
         self._max_step_tokens = max_step_tokens
         self._max_running = max_running
-        self._waiting: list[Sequence] = []  # by arrival
-        self._running: list[Sequence] = []  # by arrival
+        self._waiting: list[Sequence] = []  # by place in line
+        self._running: list[Sequence] = []  # by place in line
         self._num_arrived = 0
         self.num_preemptions = 0
         self.num_adapter_hits = 0
@@ -132,8 +151,13 @@ class Scheduler:
             for seq in (*self._running, *self._waiting)
         )
 
-    def add(self, request: AddRequest) -> None:
-        """Queue a request. Its adapter must be known, and it must fit in the empty pool."""
+    def add(self, request: AddRequest, guide: Guide | None = None) -> None:
+        """Queue a request. Its adapter must be known, and it must fit in the empty pool.
+
+        Args:
+            request: the request.
+            guide: follows its grammar; None if it has none.
+        """
         assert self.fits(request)
         self._policy.tick()
         if request.digest is not None:
@@ -142,16 +166,17 @@ class Scheduler:
                 self.num_adapter_hits += 1
             else:
                 self.num_adapter_misses += 1
-        self._waiting.append(
-            Sequence(
-                request_id=request.request_id,
-                prompt_token_ids=request.prompt_token_ids,
-                sampling=request.sampling,
-                digest=request.digest,
-                tenant=request.tenant,
-                arrival=self._num_arrived,
-            )
+        seq = Sequence(
+            request_id=request.request_id,
+            prompt_token_ids=request.prompt_token_ids,
+            sampling=request.sampling,
+            digest=request.digest,
+            tenant=request.tenant,
+            arrival=self._num_arrived,
+            priority=request.priority,
+            guide=guide,
         )
+        insort(self._waiting, seq, key=_place)
         self._num_arrived += 1
 
     def abort(self, request_id: str) -> bool:
@@ -177,13 +202,13 @@ class Scheduler:
         """Whether `schedule` may be called while the step before is in flight.
 
         Not so if a sequence might have to be preempted, since its last token is not known; nor
-        with penalties, which have to know every token before the one that is sampled.
+        with penalties or a grammar, which have to know every token before the one that is sampled.
         """
         if not self._running:
             return True
-        if any(seq.sampling.has_penalties for seq in self._running):
+        if any(seq.sampling.has_penalties or seq.guide is not None for seq in self._running):
             return False
-        # Each sequence may need a page; those ahead of the youngest are protected from all.
+        # Each sequence may need a page, and the last in line may evict least.
         protected = self._ahead(self._running[-1])
         return self._reclaimer.num_reclaimable(KV, protected) >= len(self._running)
 
@@ -196,12 +221,18 @@ class Scheduler:
         self._admit(chunks, budget)
         return Plan(Batch(chunks), self._lookahead.reads, self._lookahead.copies)
 
-    def commit(self, batch: Batch, tokens: SequenceOf[int | None]) -> list[TokenOutput]:
-        """Take the sampled tokens of a batch, one for each chunk that samples, in order.
+    def commit(
+        self,
+        batch: Batch,
+        tokens: SequenceOf[int | None],
+        logprobs: BatchLogprobs = NO_LOGPROBS,
+    ) -> list[TokenOutput]:
+        """Take what a batch gave: a token for each chunk that samples, in order, and logprobs.
 
         Batches are committed in the order in which they were scheduled. A token of None ends its
-        sequence with the finish reason "error": its logits were not finite, and its KV is not
-        kept. What was computed of sequences that have ended meanwhile is thrown away.
+        sequence with the finish reason "error", and so does an entry in `logprobs.not_finite`: its
+        logits were not finite, and its KV is not kept. A sequence whose guide fails ends with
+        "grammar_error". What was computed of sequences that have ended meanwhile is thrown away.
         """
         outputs = []
         sampled = iter(tokens)
@@ -210,29 +241,40 @@ class Scheduler:
             token = next(sampled) if chunk.samples else None
             if seq.is_over:
                 continue
-            if chunk.samples and token is None:
-                self._end(seq, is_good=False)
-                outputs.append(TokenOutput(seq.request_id, [], "error"))
+            failure = "error" if seq in logprobs.not_finite else None
+            if failure is None and chunk.samples:
+                failure = _guide(seq, token)
+            if failure is not None:
+                self._end(seq, is_good=failure != "error")
+                outputs.append(TokenOutput(seq.request_id, [], failure))
                 continue
             seq.num_computed_tokens = chunk.end
             self.pages.keep_computed(seq)
+            if seq in logprobs.prompts:
+                seq.keep_prompt_logprobs(chunk.start, logprobs.prompts[seq])
             if token is not None:
-                outputs.append(self._append(seq, token))
+                outputs.append(self._append(seq, token, logprobs))
+            elif chunk.ends_prompt_only:
+                outputs.append(self._end_prompt_only(seq))
         return outputs
 
-    def _append(self, seq: Sequence, token: int) -> TokenOutput:
+    def _append(self, seq: Sequence, token: int, logprobs: BatchLogprobs) -> TokenOutput:
         seq.output_token_ids.append(token)
         reason = seq.finish_reason()
         if reason is not None:
             self._end(seq)
-        return TokenOutput(seq.request_id, [token], reason, seq.num_cached_tokens or 0)
+        return _output(seq, [token], reason, logprobs.tokens.get(seq))
+
+    def _end_prompt_only(self, seq: Sequence) -> TokenOutput:
+        self._end(seq)
+        return _output(seq, [], "length", None)
 
     def _schedule_running(self, chunks: list[ScheduledChunk]) -> int:
-        """Schedule running sequences: decodes, then prefills, each by arrival."""
+        """Schedule running sequences: decodes, then prefills, each by place in line."""
         budget = self._max_step_tokens
         page_size = self._geometry.page_size
         prefills = []
-        for seq in list(self._running):  # the youngest may have to go
+        for seq in list(self._running):  # the last may have to go
             num_unscheduled = seq.num_unscheduled_tokens
             if num_unscheduled > 1:
                 prefills.append(seq)
@@ -249,10 +291,10 @@ class Scheduler:
         return budget
 
     def _keep(self, seq: Sequence) -> bool:
-        """Grow a decode to its next token; preempt the youngest while pages are short.
+        """Grow a decode to its next token; preempt the last in line while pages are short.
 
         Returns False if the sequence itself was preempted. One that a step has already scheduled
-        never is: a prefill has all its pages from admission, so only decodes grow, by arrival.
+        never is: a prefill has all its pages from admission, so only decodes grow, in their order.
         """
         num_tokens = seq.num_scheduled_tokens + 1
         while seq.pages and self.pages.num_missing(seq, num_tokens) > 0:
@@ -262,7 +304,7 @@ class Scheduler:
         return bool(seq.pages)
 
     def _admit(self, chunks: list[ScheduledChunk], budget: int) -> None:
-        """Admit waiting sequences in order of arrival, and bring in what the others wait for."""
+        """Admit waiting sequences by place in line, and bring in what the others wait for."""
         wanted = self._wanted()
         ahead: set[str] = set()  # adapters of this and earlier waiting sequences: they stay
         num_passed = 0  # sequences that stay in the queue for now
@@ -282,7 +324,7 @@ class Scheduler:
             if not (may_run or comes_next or self._lookahead.may_read):
                 return
             num_kv_pages += self._geometry.num_kv_pages(seq.num_tokens)
-            if not self._is_ready(seq):
+            if not self._has_adapter(seq):
                 assert seq.digest is not None
                 # The first in line leaves nothing for others: they are behind it.
                 num_left = num_kv_pages if num_passed else 0
@@ -293,6 +335,9 @@ class Scheduler:
             num_passed += 1
 
     def _is_ready(self, seq: Sequence) -> bool:
+        return self._has_adapter(seq) and (seq.guide is None or seq.guide.is_ready)
+
+    def _has_adapter(self, seq: Sequence) -> bool:
         return seq.digest is None or self._residency.is_resident(seq.digest)
 
     def _start(self, seq: Sequence, ahead: set[str], wanted: list[str]) -> bool:
@@ -305,8 +350,7 @@ class Scheduler:
             self._residency.acquire(seq.digest)
             seq.slot = self._residency.slot(seq.digest)
         self._waiting.remove(seq)
-        self._running.append(seq)
-        self._running.sort(key=lambda other: other.arrival)
+        insort(self._running, seq, key=_place)
         return True
 
     def _bring_in_pinned(self) -> None:
@@ -316,9 +360,10 @@ class Scheduler:
                 self._lookahead.bring_in(digest, 0, {digest}, self._wanted(), may_copy=True)
 
     def _ahead(self, seq: Sequence) -> set[str]:
-        """Adapters that it may not evict: its own, and those that older sequences wait with."""
-        older = takewhile(lambda other: other.arrival <= seq.arrival, self._waiting)
-        return {other.digest for other in older if other.digest is not None}
+        """Adapters that it may not evict: its own, and those that sequences before it wait with."""
+        place = seq.place
+        before = takewhile(lambda other: other.place <= place, self._waiting)
+        return {other.digest for other in before if other.digest is not None}
 
     def _wanted(self) -> list[str]:
         """Adapters of the sequences that come next, the soonest first."""
@@ -356,8 +401,7 @@ class Scheduler:
         assert seq.num_scheduled_tokens == seq.num_computed_tokens, "a step in flight computes it"
         self._stop_running(seq)
         seq.num_preemptions += 1
-        self._waiting.append(seq)
-        self._waiting.sort(key=lambda other: other.arrival)
+        insort(self._waiting, seq, key=_place)
         self.num_preemptions += 1
 
     def check(self) -> None:
@@ -370,3 +414,27 @@ class Scheduler:
         self.pages.check(self._running)
         if any(seq.pages for seq in self._waiting):
             raise PoolCorruptionError("a waiting sequence holds pages")
+
+
+def _output(
+    seq: Sequence,
+    token_ids: list[int],
+    finish_reason: str | None,
+    logprobs: list[TokenLogprobs] | None,
+) -> TokenOutput:
+    """What is told of a sequence after a step. The first time, its prompt's logprobs go with it."""
+    prompt_logprobs, seq.prompt_logprobs = seq.prompt_logprobs, None
+    num_cached_tokens = seq.num_cached_tokens or 0
+    return TokenOutput(
+        seq.request_id, token_ids, finish_reason, num_cached_tokens, logprobs, prompt_logprobs
+    )
+
+
+def _guide(seq: Sequence, token: int | None) -> str | None:
+    """Have the guide follow what was sampled; why the sequence ends with an error, if it does."""
+    if seq.guide is not None:
+        if token is not None:
+            seq.guide.accept(token)
+        if seq.guide.error is not None:
+            return "grammar_error"
+    return "error" if token is None else None

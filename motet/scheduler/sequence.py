@@ -7,12 +7,37 @@ A step is scheduled, then it is in flight, then it is committed. Sequences may b
 step is in flight that samples a token of theirs: that token counts, though nobody knows it yet.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from motet.core.messages import TokenLogprobs
 from motet.core.sampling import SamplingParams
 from motet.memory.page_pool import KV
 from motet.memory.prefix_cache import PrefixPage, Scope
+
+
+class Guide(Protocol):
+    """Keeps a sequence to its grammar: see `engine/guide.py`."""
+
+    @property
+    def error(self) -> str | None:
+        """Why the grammar cannot be followed any further; None while it can."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be followed yet: compiling a grammar takes time."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing may follow what was accepted."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Follow the output by one token."""
+        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -26,6 +51,8 @@ class Sequence:
         digest: the adapter it runs with, kept to the end; None is the base model.
         tenant: whose prefix cache it uses.
         arrival: order of arrival; a preempted sequence keeps it.
+        priority: those of a lower number come first.
+        guide: follows its output along its grammar, through preemptions too; None is free text.
         output_token_ids: what was generated so far, as far as it is known.
         num_tokens: tokens of the prompt, of the output, and those that steps in flight sample.
         num_computed_tokens: tokens whose KV is in its pages.
@@ -37,6 +64,11 @@ class Sequence:
         kept: the first of these, as the prefix cache knows them; the others are its own.
         num_cached_tokens: prompt tokens that it found in the prefix cache when it first ran.
         num_preemptions: how often it was sent back to the queue.
+        prompt_logprobs: of the prompt's tokens from the second on, as far as they are known. They
+            stay when it is preempted, and go with the first output. None, if they were not asked
+            for or are gone.
+        place: where it stands among those that wait and among those that run; the least is first.
+        is_plainly_greedy: see `SamplingParams`, where it is worked out anew each time.
     """
 
     request_id: str
@@ -45,6 +77,8 @@ class Sequence:
     digest: str | None
     tenant: str | None
     arrival: int
+    priority: int = 0
+    guide: Guide | None = None
     output_token_ids: list[int] = field(default_factory=list)
     num_tokens: int = field(init=False)
     num_computed_tokens: int = 0
@@ -56,23 +90,44 @@ class Sequence:
     kept: list[PrefixPage] = field(default_factory=list)
     num_cached_tokens: int | None = None
     num_preemptions: int = 0
+    prompt_logprobs: list[TokenLogprobs] | None = field(init=False)
+    place: tuple[int, int] = field(init=False)
+    is_plainly_greedy: bool = field(init=False)
     max_num_tokens: int = field(init=False)
     """What it comes to if nothing ends it before its limit."""
 
     def __post_init__(self) -> None:
         self.num_tokens = len(self.prompt_token_ids)
         self.max_num_tokens = self.num_tokens + self.sampling.max_tokens
+        self.prompt_logprobs = None if self.sampling.num_prompt_logprobs is None else []
+        self.place = (self.priority, self.arrival)
+        self.is_plainly_greedy = self.sampling.is_plainly_greedy
+
+    @property
+    def is_prompt_only(self) -> bool:
+        """Whether it ends when its prompt is computed."""
+        return self.sampling.max_tokens == 0
 
     @property
     def num_unscheduled_tokens(self) -> int:
         """Tokens that are still to be computed and that no step has been given.
 
-        The last token of all is never computed: nothing follows from it.
+        The last token that is generated is never computed: nothing follows from it. Where none is
+        generated, all of the prompt is.
         """
         num_tokens = self.num_tokens
-        if num_tokens == self.max_num_tokens:
+        if num_tokens == self.max_num_tokens and not self.is_prompt_only:
             num_tokens -= 1
         return num_tokens - self.num_scheduled_tokens
+
+    @property
+    def num_reusable_tokens(self) -> int:
+        """Tokens at its beginning whose KV need not be computed, if the prefix cache has it.
+
+        What is computed at a position tells of the token after it. So the last token is computed,
+        and so are those of a prompt whose log probabilities are not known yet.
+        """
+        return self.num_tokens - 1 if self.prompt_logprobs is None else len(self.prompt_logprobs)
 
     @property
     def owner(self) -> str:
@@ -96,15 +151,28 @@ class Sequence:
         start = self.num_scheduled_tokens
         end = start + num_new_tokens
         num_known_tokens = len(self.prompt_token_ids) + len(self.output_token_ids)
-        samples = end == self.num_tokens
+        samples = end == self.num_tokens < self.max_num_tokens
         self.num_scheduled_tokens = end
         if samples:
             self.num_tokens += 1
         return ScheduledChunk(self, start, num_new_tokens, samples, start == num_known_tokens)
 
+    def keep_prompt_logprobs(self, start: int, logprobs: list[TokenLogprobs]) -> None:
+        """Add what a chunk told of the prompt.
+
+        Args:
+            start: the chunk's first position; all up to it is known.
+            logprobs: of the tokens after this position and the next ones. A chunk that is computed
+                again after a preemption tells some for the second time.
+        """
+        assert self.prompt_logprobs is not None, "nobody asked, or all was told"
+        self.prompt_logprobs += logprobs[len(self.prompt_logprobs) - start :]
+
     def finish_reason(self) -> str | None:
         """Why it ends with its last token; None if it goes on."""
         if self.output_token_ids and self.output_token_ids[-1] in self.sampling.stop_token_ids:
+            return "stop"
+        if self.guide is not None and self.guide.is_over:
             return "stop"
         if len(self.output_token_ids) >= self.sampling.max_tokens:
             return "length"
@@ -118,7 +186,7 @@ class ScheduledChunk(NamedTuple):
         sequence: whose.
         start: position of the first of them.
         num_new_tokens: how many.
-        samples: whether a token follows from this chunk: it computes the last token there is.
+        samples: whether a token is sampled after this chunk: it computes the last token there is.
         awaits_token: whether its one token is sampled by the step before, which is in flight.
     """
 
@@ -133,6 +201,21 @@ class ScheduledChunk(NamedTuple):
         """Position after the last of them: the length of the context."""
         return self.start + self.num_new_tokens
 
+    @property
+    def reported_positions(self) -> range:
+        """Positions of this chunk whose logits tell how likely the prompt's next token was.
+
+        None, unless that was asked for.
+        """
+        if self.sequence.prompt_logprobs is None:
+            return range(0)
+        return range(self.start, min(self.end, len(self.sequence.prompt_token_ids) - 1))
+
+    @property
+    def ends_prompt_only(self) -> bool:
+        """Whether its sequence is done with it, and no token is sampled."""
+        return self.sequence.is_prompt_only and self.end == self.sequence.max_num_tokens
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -143,3 +226,22 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         return sum(chunk.num_new_tokens for chunk in self.chunks)
+
+
+@dataclass(frozen=True)
+class BatchLogprobs:
+    """The log probabilities that sequences of a batch asked for.
+
+    Attributes:
+        tokens: of the sampled token of each, a list of one.
+        prompts: of the tokens after each of a chunk's `reported_positions`, in order.
+        not_finite: sequences with logits for any of these that were not finite.
+    """
+
+    tokens: Mapping[Sequence, list[TokenLogprobs]] = field(default_factory=dict)
+    prompts: Mapping[Sequence, list[TokenLogprobs]] = field(default_factory=dict)
+    not_finite: Collection[Sequence] = ()
+
+
+NO_LOGPROBS = BatchLogprobs()
+"""Of a batch in which nobody asked for any."""

@@ -55,8 +55,7 @@ class SequencePages:
         Returns:
             False, with nothing given, if there is no room.
         """
-        # At least the last token is computed: its logits are needed.
-        max_pages = (seq.num_tokens - 1) // self._page_size
+        max_pages = seq.num_reusable_tokens // self._page_size
         token_ids = seq.token_ids(0, seq.num_tokens)
         found = self._prefixes.match(seq.scope, token_ids, max_pages)
         self._prefixes.acquire(found)

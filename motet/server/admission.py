@@ -114,6 +114,7 @@ def sampling_params(
     seed: int,
     choice: int,
     eos_token_ids: Sequence[int],
+    grammar: str | None,
 ) -> SamplingParams:
     """The sampling parameters of choice number `choice` of a prompt.
 
@@ -137,4 +138,5 @@ def sampling_params(
         min_tokens=params.min_tokens,
         num_logprobs=params.num_logprobs,
         num_prompt_logprobs=params.num_prompt_logprobs,
+        grammar=grammar,
     )

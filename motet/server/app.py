@@ -22,6 +22,7 @@ from motet.server.context import context_of
 from motet.server.deadline_middleware import DeadlineMiddleware
 from motet.server.engine_client import EngineClient
 from motet.server.errors import error_response, internal_error, unknown_url
+from motet.server.grammar_service import GrammarService
 from motet.server.key_ring import KeyRing
 from motet.server.limit_middleware import LimitMiddleware
 from motet.server.metrics import Metrics
@@ -65,12 +66,13 @@ def create_apps(
     registry: AdapterRegistry,
     tokenizer: TextTokenizer,
     keys: KeyRing,
+    grammars: GrammarService,
 ) -> dict[Surface, ASGIApp]:
     """The application over a started engine, once for each listener that there is to be.
 
     They share everything but the routes that they have. No state is kept outside the arguments.
     """
-    services = Services(config, client, registry, tokenizer, Metrics())
+    services = Services(config, client, registry, tokenizer, grammars, Metrics())
     app = FastAPI(
         title="Motet",
         openapi_url=None,

@@ -19,6 +19,7 @@ from motet.server.chat_template import ChatOptions
 from motet.server.choice import Delta, token_ids_of
 from motet.server.context import context_of
 from motet.server.generate import Generation, find_model, start_generation, wait_for_adapter
+from motet.server.grammar_service import grammar_of
 from motet.server.logprobs_json import chat_logprobs, prompt_logprobs
 from motet.server.parameters import (
     drop_idle_chat_parameters,
@@ -127,6 +128,7 @@ async def start_chat(request: Request, body: Mapping[str, Any]) -> RunningChat:
     params = parse_chat(body)
     context = context_of(request.scope)
     model = await find_model(request, services, params)
+    grammar = await grammar_of(params, services.grammars)
     prompt = await encode_messages(services, params)
     await wait_for_adapter(request, services, model)
     generation = start_generation(
@@ -135,6 +137,7 @@ async def start_chat(request: Request, body: Mapping[str, Any]) -> RunningChat:
         model,
         [prompt],
         context=context,
+        grammar=grammar,
         max_tokens=params.max_completion_tokens or params.max_tokens,
         default_max_tokens=None,
         prompt_param="messages",

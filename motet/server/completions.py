@@ -19,6 +19,7 @@ from motet.server.choice import Delta, token_ids_of
 from motet.server.context import context_of
 from motet.server.echo import Echo, echo_of
 from motet.server.generate import find_model, start_generation, wait_for_adapter
+from motet.server.grammar_service import grammar_of
 from motet.server.logprobs_json import CompletionLogprobs, prompt_logprobs
 from motet.server.parameters import (
     drop_idle_completion_parameters,
@@ -120,6 +121,7 @@ async def create_completion(request: Request) -> Response:
     params = parse(CompletionRequest, drop_idle_completion_parameters(without(body, ignored)))
     context = context_of(request.scope)
     model = await find_model(request, services, params)
+    grammar = await grammar_of(params, services.grammars)
     # In a thread, for a long prompt must not hold up everybody's tokens.
     prompts = await asyncio.to_thread(_prepare, services.tokenizer, params)
     await wait_for_adapter(request, services, model)
@@ -129,6 +131,7 @@ async def create_completion(request: Request) -> Response:
         model,
         [prompt.token_ids for prompt in prompts],
         context=context,
+        grammar=grammar,
         max_tokens=params.max_tokens,
         default_max_tokens=DEFAULT_MAX_TOKENS,
         prompt_param="prompt",

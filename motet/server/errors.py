@@ -54,6 +54,7 @@ _BAD_REQUEST_CODES = frozenset(
         "adapter_already_loaded",
         "adapter_too_large",
         "pins_exceed_pool",
+        "grammar_error",
     }
 )
 

@@ -170,6 +170,7 @@ def start_generation(
     prompts: Sequence[list[int]],
     *,
     context: RequestContext,
+    grammar: str | None,
     max_tokens: int | None,
     default_max_tokens: int | None,
     prompt_param: str,
@@ -184,6 +185,7 @@ def start_generation(
         prompts: token ids of each prompt; choice `p * num_candidates + i` is choice i of prompt p.
         context: of the HTTP request: when it came, whose cached prefixes it shares, and what it
             may use.
+        grammar: what every answer has to be; None is free text.
         max_tokens: tokens to generate at most, as asked for.
         default_max_tokens: if it was not asked for; fewer if there is no room for so many, and
             None is all that there is room for, within the request's budget.
@@ -227,6 +229,7 @@ def start_generation(
                 seed=seed,
                 choice=index,
                 eos_token_ids=services.tokenizer.eos_token_ids,
+                grammar=grammar,
             )
             request_id = f"{group}-{len(requests)}"
             choices[request_id] = Choice(

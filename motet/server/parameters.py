@@ -35,7 +35,6 @@ _IGNORED = frozenset(
 
 # Real parameters that would change the answer, each with the values at which they would not.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "tools": ([],),
@@ -54,11 +53,11 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "logits_processors": ([],),
     "bad_words": ([],),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
+}
+# vLLM's old names of what does work here, and their new ones.
+_RENAMED = {
+    f"guided_{name}": f"structured_outputs.{name}"
+    for name in ("json", "regex", "choice", "grammar")
 }
 _UNSUPPORTED_IN_COMPLETIONS: dict[str, tuple[Any, ...]] = {"suffix": ("",)}
 _UNSUPPORTED_IN_CHAT: dict[str, tuple[Any, ...]] = {"echo": (False,)}
@@ -82,7 +81,7 @@ def ignored_parameters(
     names = [name for name, value in body.items() if value is not None]
     if not is_lenient:
         return [name for name in names if name in _IGNORED]
-    read = {*known, *_UNSUPPORTED, *_UNSUPPORTED_IN_COMPLETIONS, *_UNSUPPORTED_IN_CHAT}
+    read = {*known, *_UNSUPPORTED, *_RENAMED, *_UNSUPPORTED_IN_COMPLETIONS, *_UNSUPPORTED_IN_CHAT}
     return [name for name in names if name not in read]
 
 
@@ -131,12 +130,18 @@ def _drop_idle(
     """Without nulls, ignored parameters, and unsupported ones at a value that does nothing.
 
     Raises:
-        MotetError: code `unsupported_parameter`, for one at any other value.
+        MotetError: code `unsupported_parameter`, for one at any other value, or an old name.
     """
     kept: dict[str, Any] = {}
     for name, value in body.items():
         if value is None or name in _IGNORED:
             continue
+        if name in _RENAMED:
+            raise bad_request(
+                f"'{name}' is an old name; use '{_RENAMED[name]}'.",
+                name,
+                code="unsupported_parameter",
+            )
         if name not in unsupported:
             kept[name] = value
         elif not any(_is_same(value, neutral) for neutral in unsupported[name]):

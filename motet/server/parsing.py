@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -26,6 +27,10 @@ RequestT = TypeVar("RequestT", bound=BaseModel)
 
 # Names of unknown fields are the client's; an error does not repeat any length of them.
 _MAX_PARAM_CHARS = 128
+# What is nested a thousand deep would be too much for Python's own, and of a long list a short
+# beginning is enough.
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 100
 
 
 def require_json(request: Request) -> None:
@@ -126,5 +131,5 @@ def _dotted(location: tuple[int | str, ...]) -> str:
 
 
 def _shortened(value: Any) -> str:
-    text = repr(value)
+    text = _REPR.repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -30,6 +30,7 @@ from motet.server.field_types import (
     User,
 )
 from motet.server.json_schema import ABOVE_ZERO, nulls_are_absent
+from motet.server.structured import ResponseFormat, StructuredOutputs
 
 MAX_PROMPTS = 64
 MAX_CHOICES = 16
@@ -189,6 +190,8 @@ class GenerationParameters(BaseModel):
     priority: Priority = 0
     cache_salt: CacheSalt | None = None
     user: User | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
 

@@ -28,6 +28,7 @@ from motet.server.banner import print_banner
 from motet.server.config import ServeConfig
 from motet.server.engine_client import ENGINE_COMMAND, EngineClient
 from motet.server.file_limits import raise_file_limit
+from motet.server.grammar_service import grammar_service
 from motet.server.http_protocol import BoundedHttpProtocol
 from motet.server.key_ring import following, open_key_ring
 from motet.server.listeners import bound_sockets, url_of
@@ -116,19 +117,25 @@ async def serve(
     with bound_sockets(config) as listeners:  # a taken port is noticed before a model is loaded
         model_dir = await asyncio.to_thread(model_dir_for, config.engine.model)
         name = config.engine.model_name or _default_name(config.engine.model)
+        tokenizer = await asyncio.to_thread(TextTokenizer.from_dir, model_dir)
+        eos_token_ids = tokenizer.eos_token_ids
         engine_config = msgspec.structs.replace(
-            config.engine, model=str(model_dir), model_name=name
+            config.engine, model=str(model_dir), model_name=name, eos_token_ids=eos_token_ids
         )
         directory = _adapter_directory(config)
-        tokenizer = await asyncio.to_thread(TextTokenizer.from_dir, model_dir)
         client = EngineClient(engine_config, engine_command, config.most_queued)
         try:
             await client.start()
             registry = AdapterRegistry(client, name, config.allowed_roots, directory)
             await load_static_adapters(config, registry)
             await registry.names.name_directory()
-            apps = create_apps(config, client, registry, tokenizer, keys)
-            async with following(keys, config.keys_file):
+            vocab_size = client.info.shape.vocab_size
+            file = model_dir / "tokenizer.json"
+            async with (
+                following(keys, config.keys_file),
+                grammar_service(file, vocab_size, eos_token_ids) as grammars,
+            ):
+                apps = create_apps(config, client, registry, tokenizer, keys, grammars)
                 await _serve_http(config, apps, listeners, client, registry, on_started)
         finally:
             await client.close()

@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from motet.server.config import ServeConfig
 from motet.server.engine_client import EngineClient
+from motet.server.grammar_service import GrammarService
 from motet.server.metrics import Metrics
 from motet.server.registry import AdapterRegistry
 from motet.server.tokenizer import TextTokenizer
@@ -24,6 +25,7 @@ class Services:
     client: EngineClient
     registry: AdapterRegistry
     tokenizer: TextTokenizer
+    grammars: GrammarService
     metrics: Metrics
 
 

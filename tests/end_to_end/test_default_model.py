@@ -5,8 +5,10 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
+import jsonschema
 import pytest
 from openai import AsyncOpenAI
 from safetensors.torch import load_file, save_file
@@ -142,6 +144,56 @@ def test_chat_with_the_openai_client_gives_the_expected_answers(server: Server) 
     expected = [case["answer"] for name in ADAPTERS for case in PROMPTS[name]]
     right = sum(a == e for a, e in zip(answers, expected, strict=True))
     assert right >= 0.8 * len(expected), list(zip(answers, expected, strict=True))
+
+
+def test_json_follows_its_schema_whoever_speaks(server: Server) -> None:
+    """Greedy and wild, streamed and whole, base and adapters, among free requests."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "colour": {"enum": ["red", "green", "blue"]},
+            "shades": {"type": "array", "items": {"type": "string", "maxLength": 9}, "maxItems": 2},
+            "wavelength": {"type": "integer", "minimum": 380, "maximum": 750},
+        },
+        "required": ["colour", "shades", "wavelength"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "colour", "schema": schema}}
+
+    async def ask(
+        client: AsyncOpenAI, model: str, temperature: float, extra: dict[str, Any]
+    ) -> tuple[str, str | None]:
+        pieces = []
+        reason = None
+        async for chunk in await client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": "Describe a colour as JSON."}],
+            temperature=temperature,
+            seed=1,
+            max_tokens=NUM_TOKENS,
+            stream=True,
+            extra_body=extra,
+        ):
+            pieces.append(chunk.choices[0].delta.content or "")
+            reason = chunk.choices[0].finish_reason
+        return "".join(pieces), reason
+
+    async def run() -> list[list[tuple[str, str | None]]]:
+        async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+            cases = [(model, t) for model in (DEFAULT_MODEL_NAME, *ADAPTERS) for t in (0.0, 1.5)]
+            return await asyncio.gather(
+                *(
+                    asyncio.gather(*(ask(client, *case, extra) for case in cases))
+                    for extra in ({"response_format": form}, {})
+                )
+            )
+
+    constrained, free = asyncio.run(run())
+    for text, reason in constrained:
+        assert reason == "stop"
+        jsonschema.validate(json.loads(text), schema)
+    assert len({text for text, _ in free}) > 1
+    wait_until_idle(server)
 
 
 def test_32_streams_over_all_adapters_leave_the_pool_whole(server: Server) -> None:

@@ -27,6 +27,8 @@ from motet.core.sampling import SamplingParams
 from motet.core.shape import ModelShape
 from motet.engine.adapters import EngineAdapters
 from motet.engine.engine import Engine
+from motet.engine.grammar import load_tokenizer
+from motet.engine.grammar_compiler import GrammarCompiler
 from motet.engine.loader import AdapterLoader
 from motet.engine.store import AdapterStore
 from motet.memory.device_pool import DevicePool, row_capacity
@@ -34,7 +36,7 @@ from motet.memory.eviction import PageCosts, SavingPolicy
 from motet.memory.geometry import PageGeometry
 from motet.memory.unified import unified_memory
 from motet.scheduler.scheduler import Scheduler
-from motet.scheduler.sequence import Batch
+from motet.scheduler.sequence import NO_LOGPROBS, Batch, BatchLogprobs
 from tests.adapters.make import AdapterSpec, write_lora
 
 T = TypeVar("T")
@@ -63,6 +65,9 @@ class FakeTokens:
     def wait(self) -> list[int | None]:
         self.log.append(("wait", self.step))
         return self.tokens
+
+    def logprobs(self) -> BatchLogprobs:
+        return NO_LOGPROBS
 
 
 class FakeRunner:
@@ -95,7 +100,13 @@ class FakeRunner:
 class Harness:
     """An engine, what it sent, and the pool under it."""
 
-    def __init__(self, host_budget_pages: int = 1000, *, overlaps: bool = False) -> None:
+    def __init__(
+        self,
+        host_budget_pages: int = 1000,
+        *,
+        overlaps: bool = False,
+        grammars: GrammarCompiler | None = None,
+    ) -> None:
         geometry = PageGeometry(SHAPE, 16)
         page_bytes = geometry.page_bytes(4)
         self.device_pool = DevicePool(geometry, NUM_PAGES, torch.float32, torch.device("cpu"))
@@ -122,6 +133,8 @@ class Harness:
                 costs=costs,
                 send=self.sent.append,
             ),
+            grammars=grammars
+            or GrammarCompiler(lambda: load_tokenizer(None, SHAPE.vocab_size, ()), lambda: None),
             memory=self.memory,
             costs=costs,
             max_model_len=MAX_MODEL_LEN,

@@ -74,7 +74,7 @@ def eager_logits(world: DecodeWorld, arrays: BatchArrays) -> Tensor:
     """The batch launch by launch, without any padding."""
     runner = ModelRunner(world.decoder, world.pool, ReferenceKernels(), world.table)
     with torch.inference_mode():
-        return runner._logits(arrays).clone()
+        return runner._compute(arrays)[0].clone()
 
 
 def last_tokens() -> LastTokens:
@@ -233,6 +233,8 @@ def generate(
                 temperature=[0.0, 0.9][i % 2],
                 seed=i,
                 stop_token_ids=tuple(range(i, 131, 17)),
+                min_tokens=i % 3,
+                num_logprobs=[None, 2, 0][i % 3],
             ),
             None,
         )
@@ -259,5 +261,8 @@ def take(
     scheduler: Scheduler, step: tuple[Batch, PendingTokens], output: dict[str, list[int]]
 ) -> None:
     batch, pending = step
-    for each in scheduler.commit(batch, pending.wait()):
+    for each in scheduler.commit(batch, pending.wait(), pending.logprobs()):
         output[each.request_id] += each.token_ids
+        if each.logprobs is not None:  # of the graph's logits, before the next replay
+            assert [told.token_id for told in each.logprobs] == each.token_ids
+            assert all(told.logprob <= 0 for told in each.logprobs)

@@ -33,6 +33,17 @@ def test_a_stop_token_ends_the_request(harness: Harness) -> None:
     assert harness.tokens("a") == [7]
 
 
+def test_a_request_may_ask_for_its_prompt_alone(harness: Harness) -> None:
+    harness.add("only", max_tokens=0, prompt=[1] * MAX_MODEL_LEN)
+    harness.add("one", max_tokens=0, prompt=[1])
+    harness.add("other", max_tokens=2)
+    assert harness.finish("only") == harness.finish("one") == harness.finish("other") == "length"
+    assert harness.tokens("only") == harness.tokens("one") == []
+    stats = harness.stats()
+    assert stats.num_prompt_tokens == MAX_MODEL_LEN + 1 + 3
+    assert stats.num_output_tokens == 2
+
+
 def test_an_adapter_request_waits_for_its_copy_and_runs(harness: Harness, tmp_path: Path) -> None:
     digest = harness.digest(adapter(tmp_path, "one"))
     harness.add("a", digest)

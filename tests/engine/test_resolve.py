@@ -150,7 +150,7 @@ def test_a_gpu_keeps_room_for_the_logits_of_a_step(monkeypatch: pytest.MonkeyPat
         for n in (1, (1 << 26) // logits_bytes)
     )
     assert few > many > 0
-    expected = num_pages_in(geometry, int(0.85 * 8 * (1 << 26)), torch.float32)
+    expected = num_pages_in(geometry, int(0.85 * 9 * (1 << 26)), torch.float32)
     assert few - many == pytest.approx(expected, abs=2)
     too_many = EngineConfig(max_running=(1 << 28) // logits_bytes)
     with pytest.raises(ConfigError, match="give --pool-memory at least"):

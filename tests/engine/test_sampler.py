@@ -196,3 +196,82 @@ def test_uniform_is_output_number_position_of_splitmix64() -> None:
         for position in range(5):
             state = (state + 0x9E3779B97F4A7C15) & mask
             assert uniforms([seed], [position]) == [(mix(state) >> 24) / 2**40]
+
+
+def test_bias_is_added_before_all_else() -> None:
+    logits = random_logits(3, seed=12)
+    expected = logits.clone()
+    expected[0, 4] += 3.5
+    expected[0, 699] -= 100
+    expected[2, 4] += 100
+    rows = [
+        row(temperature=0, logit_bias=((4, 3.5), (699, -100.0))),
+        row(temperature=0),
+        row(temperature=0, logit_bias=((4, 100.0),)),
+    ]
+    assert tokens_of(logits, rows)[2] == 4
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0)
+
+
+def test_a_biased_token_is_penalised_for_what_it_has_become() -> None:
+    logits = torch.zeros(1, VOCAB_SIZE)
+    tokens_of(logits, [row(temperature=0, logit_bias=((5, 8.0),), repetition_penalty=2.0)])
+    assert logits[0, 5] == 4
+
+
+def test_a_large_bias_decides_a_draw() -> None:
+    logits = random_logits(seed=13)
+    assert draws(logits, 200, logit_bias=((17, 100.0),))[17] == 200
+    likeliest = int(logits.argmax())
+    assert draws(logits, 500, temperature=0.7, logit_bias=((likeliest, -100.0),))[likeliest] == 0
+
+
+def test_ids_beyond_the_vocabulary_do_nothing() -> None:
+    logits = random_logits(seed=14)
+    expected = logits.clone()
+    ids = (VOCAB_SIZE, 2**31, -1)
+    tokens_of(
+        logits,
+        [
+            row(
+                position=3,
+                temperature=0,
+                min_tokens=5,
+                stop_token_ids=ids,
+                logit_bias=tuple((token, 9.0) for token in ids),
+            )
+        ],
+    )
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_stop_tokens_are_impossible_before_min_tokens(temperature: float) -> None:
+    """The prompt has three tokens, so that at position 3 + n the token n + 1 is drawn."""
+    logits = torch.zeros(6, VOCAB_SIZE)
+    logits[:, [8, 9]] = 50.0
+    logits[:, 10] = 20.0
+    rows = [
+        row(3 + n, temperature=temperature, min_tokens=4, stop_token_ids=(8, 9)) for n in range(6)
+    ]
+    tokens = tokens_of(logits, rows)
+    assert tokens[:4] == [10] * 4
+    assert {*tokens[4:]} <= {8, 9}
+
+
+def test_min_tokens_hold_against_a_bias() -> None:
+    logits = random_logits(seed=15)
+    params = {"temperature": 0, "min_tokens": 1, "stop_token_ids": (3,)}
+    assert tokens_of(logits, [row(3, logit_bias=((3, 100.0),), **params)]) != [3]
+
+
+def test_greedy_is_plain_only_where_the_logits_stay_as_they_are() -> None:
+    assert SamplingParams(max_tokens=1, temperature=0, num_logprobs=3).is_plainly_greedy
+    for params in (
+        {"logit_bias": ((1, 1.0),)},
+        {"min_tokens": 1},
+        {"frequency_penalty": 0.1},
+        {"temperature": 1.0},
+    ):
+        sampling = SamplingParams(**{"max_tokens": 1, "temperature": 0, **params})  # type: ignore[arg-type]
+        assert not sampling.is_plainly_greedy

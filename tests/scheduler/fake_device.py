@@ -30,6 +30,8 @@ def next_token(request_id: str, digest: str | None, tokens: list[int]) -> int:
 def expected_tokens(request: AddRequest) -> tuple[list[int], str]:
     """What a request generates, and why it ends."""
     output: list[int] = []
+    if request.sampling.max_tokens == 0:
+        return output, "length"
     while True:
         tokens = request.prompt_token_ids + output
         output.append(next_token(request.request_id, request.digest, tokens))

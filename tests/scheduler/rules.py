@@ -30,6 +30,11 @@ class Progress:
         return self.sequence is not None and bool(self.sequence.pages)
 
     @property
+    def place(self) -> tuple[int, int]:
+        """In line: the least is first."""
+        return self.request.priority, self.arrival
+
+    @property
     def digest(self) -> str | None:
         return self.request.digest
 
@@ -70,8 +75,11 @@ def chunks_are_sound(batch: Batch, page_size: int) -> None:
     for chunk in batch.chunks:
         assert chunk.num_new_tokens > 0
         num_before = chunk.sequence.num_tokens - chunk.samples
-        assert chunk.end <= num_before < chunk.sequence.max_num_tokens
-        assert chunk.samples == (chunk.end == num_before)
+        max_num_tokens = chunk.sequence.max_num_tokens
+        is_prompt_only = chunk.sequence.sampling.max_tokens == 0
+        assert chunk.end <= num_before
+        assert num_before == max_num_tokens if is_prompt_only else num_before < max_num_tokens
+        assert chunk.samples == (chunk.end == num_before and not is_prompt_only)
         assert chunk.end <= len(chunk.sequence.pages) * page_size
 
 
@@ -100,13 +108,13 @@ def tokens_are_lost_by_preemption_alone(
 def first_come_first_served(
     batch: Batch, was_running: Collection[str], live: Live, residency: AdapterResidency
 ) -> None:
-    """Who is admitted overtakes those only who wait for an adapter."""
+    """Who is admitted overtakes those only who wait for an adapter, or have a higher number."""
     for chunk in batch.chunks:
         if chunk.sequence.request_id in was_running:
             continue
-        arrival = live[chunk.sequence.request_id].arrival
+        place = live[chunk.sequence.request_id].place
         for other in live.values():
-            if other.arrival < arrival and not other.is_running:
+            if other.place < place and not other.is_running:
                 assert other.digest is not None
                 assert not residency.is_resident(other.digest)
 

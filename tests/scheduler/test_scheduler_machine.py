@@ -58,13 +58,15 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         num_prompt_tokens=st.integers(1, 30),
-        max_tokens=st.integers(1, 12),
+        max_tokens=st.integers(0, 12),
         stops=st.booleans(),
         fails_at=st.none() | st.integers(0, 11),
         tenant=st.sampled_from([None, "t1"]),
         text=st.sampled_from(["x", "y"]),
         num_shared=st.integers(0, 20),
         penalty=st.sampled_from([0.0, 0.0, 0.0, 0.5]),
+        priority=st.sampled_from([0, 0, 0, -1, 2]),
+        reports_prompt=st.sampled_from([False, False, True]),
     )
     def add(
         self,
@@ -77,6 +79,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         text: str,
         num_shared: int,
         penalty: float,
+        priority: int,
+        reports_prompt: bool,
     ) -> None:
         digest = data.draw(
             st.none() | st.sampled_from(sorted(self.sizes)) if self.sizes else st.none()
@@ -101,6 +105,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             tenant=tenant,
             shared=(text, num_shared),
             penalty=penalty,
+            priority=priority,
+            reports_prompt=reports_prompt,
         )
 
     @rule(num_steps=st.integers(1, 4))
@@ -173,7 +179,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not hasattr(self, "engine"):
             return
         num_tokens = sum(
-            len(p.request.prompt_token_ids) + p.request.sampling.max_tokens
+            len(p.request.prompt_token_ids) + max(1, p.request.sampling.max_tokens)
             for p in self.engine.live.values()
         )
         self.engine.finish_loads()

@@ -8,7 +8,7 @@ Does not know: why a test does what it does.
 
 from zlib import crc32
 
-from motet.core.messages import AddRequest, TokenOutput
+from motet.core.messages import AddRequest, TokenLogprobs, TokenOutput
 from motet.core.sampling import SamplingParams
 from motet.core.shape import ModelShape
 from motet.memory.eviction import EvictionPolicy, PageCosts, SavingPolicy
@@ -16,7 +16,7 @@ from motet.memory.geometry import PageGeometry
 from motet.memory.residency import Placement
 from motet.memory.unified import unified_memory
 from motet.scheduler.scheduler import Scheduler
-from motet.scheduler.sequence import Batch
+from motet.scheduler.sequence import Batch, BatchLogprobs, ScheduledChunk
 from tests.scheduler import rules
 from tests.scheduler.fake_device import VOCAB_SIZE, FakeDevice, Launched, expected_tokens
 from tests.scheduler.rules import Progress
@@ -87,6 +87,7 @@ class VirtualEngine:
         self.num_arrived = 0
         self.in_flight: Batch | None = None  # between steps; never, unless they overlap
         self._launched: dict[int, Launched] = {}  # by identity of the batch
+        self._logprobs: dict[int, BatchLogprobs] = {}  # likewise
         self._device = FakeDevice(num_pages, page_size, num_rows)
         self._fails_at: dict[str, int] = {}  # output position at which logits are not finite
         for digest, size in (adapters or {}).items():
@@ -108,12 +109,15 @@ class VirtualEngine:
         tenant: str | None = None,
         shared: tuple[str, int] = ("", 0),
         penalty: float = 0.0,
+        priority: int = 0,
+        reports_prompt: bool = False,
     ) -> AddRequest:
         """A request with a prompt of its own, but for what it shares.
 
         Args:
             shared: the name of a text, and how many tokens of it the prompt begins with.
             penalty: on tokens that the output has; the device does not care, but needs to know.
+            reports_prompt: whether log probabilities of the prompt are asked for.
         """
         text, num_shared = shared
         prompt = [
@@ -121,9 +125,12 @@ class VirtualEngine:
             for i in range(num_prompt_tokens)
         ]
         sampling = SamplingParams(
-            max_tokens=max_tokens, stop_token_ids=stop_token_ids, presence_penalty=penalty
+            max_tokens=max_tokens,
+            stop_token_ids=stop_token_ids,
+            presence_penalty=penalty,
+            num_prompt_logprobs=0 if reports_prompt else None,
         )
-        return AddRequest(request_id, prompt, sampling, digest, tenant)
+        return AddRequest(request_id, prompt, sampling, digest, tenant, priority)
 
     def add(
         self,
@@ -137,6 +144,8 @@ class VirtualEngine:
         tenant: str | None = None,
         shared: tuple[str, int] = ("", 0),
         penalty: float = 0.0,
+        priority: int = 0,
+        reports_prompt: bool = False,
     ) -> None:
         request = self.request(
             request_id,
@@ -147,6 +156,8 @@ class VirtualEngine:
             tenant,
             shared,
             penalty,
+            priority,
+            reports_prompt,
         )
         expected, reason = expected_tokens(request)
         if fails_at is not None and fails_at < len(expected):
@@ -260,6 +271,7 @@ class VirtualEngine:
             digest = chunk.sequence.digest
             assert chunk.sequence.slot == (None if digest is None else self.residency.slot(digest))
         self._launched[id(batch)] = self._device.launch(batch)
+        self._logprobs[id(batch)] = _prompt_logprobs(batch)
         self.check()
         return batch
 
@@ -270,8 +282,12 @@ class VirtualEngine:
             if self._fails_at.get(seq.request_id) == len(seq.output_token_ids):
                 tokens[index] = None
         ends = {chunk.sequence: chunk.end for chunk in batch.chunks if not chunk.sequence.is_over}
-        expected = [seq.request_id for seq in sampling if seq in ends]
-        outputs = self.scheduler.commit(batch, tokens)
+        expected = [
+            chunk.sequence.request_id
+            for chunk in batch.chunks
+            if (chunk.samples or chunk.ends_prompt_only) and chunk.sequence in ends
+        ]
+        outputs = self.scheduler.commit(batch, tokens, self._logprobs.pop(id(batch)))
         ended = {output.request_id for output in outputs if output.finish_reason is not None}
         assert [output.request_id for output in outputs] == expected
         for seq, end in ends.items():
@@ -294,6 +310,13 @@ class VirtualEngine:
         num_pinned_pages = sum(self.residency.num_pages(digest) for digest in pinned)
         assert self.num_pages_unused + num_pinned_pages == self.pool.num_pages
 
+    def run_until_preempted(self, max_steps: int = 50) -> None:
+        """Step until a sequence is preempted for the first time."""
+        last_step = self.num_steps + max_steps
+        while not self.scheduler.num_preemptions:
+            assert self.num_steps < last_step, "nobody was preempted"
+            self.step()
+
     @property
     def num_pages_unused(self) -> int:
         """Pages that are free or cached; pinned ones count as used."""
@@ -306,10 +329,20 @@ class VirtualEngine:
 
     def _take(self, output: TokenOutput) -> None:
         progress = self.live[output.request_id]
+        sampling = progress.request.sampling
+        if output.finish_reason != "error":
+            told = output.prompt_logprobs
+            is_first = not progress.output and sampling.num_prompt_logprobs is not None
+            assert (told is not None) == is_first
+            assert (
+                told is None
+                or [each.token_id for each in told] == (progress.request.prompt_token_ids[1:])
+            )
         progress.output += output.token_ids
         if output.finish_reason != "error":
             self.num_cached_tokens[output.request_id] = output.num_cached_tokens
-        assert len(output.token_ids) == (0 if output.finish_reason == "error" else 1)
+        has_token = output.finish_reason != "error" and sampling.max_tokens > 0
+        assert len(output.token_ids) == has_token
         if output.finish_reason is None:
             num_left = len(progress.expected) - len(progress.output)
             assert progress.output == progress.expected[: len(progress.output)]
@@ -325,3 +358,15 @@ class VirtualEngine:
         """What must hold whenever the scheduler is not at work."""
         rules.pages_add_up(self.scheduler, self.memory, self.live)
         rules.adapters_are_there(self.scheduler, self.residency, self.live)
+
+
+def _prompt_logprobs(batch: Batch) -> BatchLogprobs:
+    """What the prompts' tokens are, in place of how likely they were."""
+    return BatchLogprobs(
+        prompts={chunk.sequence: _told(chunk) for chunk in batch.chunks if chunk.reported_positions}
+    )
+
+
+def _told(chunk: ScheduledChunk) -> list[TokenLogprobs]:
+    prompt = chunk.sequence.prompt_token_ids
+    return [TokenLogprobs(prompt[p + 1], -1.0, 1, [], []) for p in chunk.reported_positions]

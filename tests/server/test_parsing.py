@@ -320,7 +320,6 @@ def test_misspelt_parameters_are_refused_with_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("name", "neutral", "active"),
     [
-        ("response_format", {"type": "text"}, {"type": "json_object"}),
         ("tools", [], [{"type": "function"}]),
         ("tool_choice", "none", "required"),
         ("modalities", ["text"], ["audio"]),

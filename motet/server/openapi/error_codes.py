@@ -47,6 +47,7 @@ OF_GENERATION = (
     *OF_FILES,
     *OF_ENGINE,
     "unsupported_parameter",
+    "grammar_error",
     "context_length_exceeded",
     "pool_too_small",
     "adapter_unavailable",

@@ -17,7 +17,7 @@ _TIMEOUT = Parameter(
     "x-request-timeout",
     "header",
     "Seconds that the request may take, from its arrival to its end; at most the server's own.",
-    {"type": "number", "exclusiveMinimum": 0},
+    {"type": "string", "pattern": "^[0-9]{1,9}([.][0-9]{1,9})?$"},
 )
 _MODEL = frozenset({"model"})
 
