@@ -35,7 +35,7 @@ from motet.server.tokenizer import TextTokenizer
 
 GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/responses"})
 
-_ROUTES = (
+ROUTES = (
     ("POST", "/v1/completions", completions.create_completion),
     ("POST", "/v1/chat/completions", chat.create_chat_completion),
     ("POST", "/v1/responses", create_response),
@@ -82,7 +82,7 @@ def create_apps(
             Exception: _on_exception,
         },
     )
-    for method, path, endpoint in _ROUTES:
+    for method, path, endpoint in ROUTES:
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
     # A redirect would be built from the Host header, and would not do for a POST.
     app.router.redirect_slashes = False

@@ -73,7 +73,7 @@ class Schemas:
                 schema["properties"][field] = _idle(values)
         if body.takes_nulls:
             nulls_are_absent(schema)
-        if is_lenient:
+        if is_lenient or "additionalProperties" not in schema:
             schema["additionalProperties"] = True
 
 
