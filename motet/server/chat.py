@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,8 +19,9 @@ from motet.server.answer import AnswerFormat, answer
 from motet.server.chat_template import ChatOptions
 from motet.server.choice import Delta, token_ids_of
 from motet.server.context import context_of
+from motet.server.errors import bad_request
 from motet.server.generate import Generation, find_model, start_generation, wait_for_adapter
-from motet.server.grammar_service import grammar_of
+from motet.server.grammar_service import GrammarService, grammar_of
 from motet.server.logprobs_json import chat_logprobs, prompt_logprobs
 from motet.server.parameters import (
     drop_idle_chat_parameters,
@@ -28,9 +30,15 @@ from motet.server.parameters import (
     without,
 )
 from motet.server.parsing import parse, read_json_object
-from motet.server.protocol import ALL_PARAMETERS, ChatRequest, Message
+from motet.server.protocol import ALL_PARAMETERS, ChatRequest
 from motet.server.services import Services, services_of
+from motet.server.structured import Constraint, constraint_of
 from motet.server.tokenizer import TextTokenizer
+from motet.server.tools.chat_format import ToolChatFormat
+from motet.server.tools.forms import ToolForm, form_of
+from motet.server.tools.grammar import constrain
+from motet.server.tools.prompt import template_input
+from motet.server.tools.use import ToolUse, tool_use
 
 
 class ChatFormat:
@@ -128,7 +136,9 @@ async def start_chat(request: Request, body: Mapping[str, Any]) -> RunningChat:
     params = parse_chat(body)
     context = context_of(request.scope)
     model = await find_model(request, services, params)
-    grammar = await grammar_of(params, services.grammars)
+    use = _tool_use(params)
+    tool_form = form_of(services.tokenizer.tool_template_source)
+    grammar = await _grammar(params, use, tool_form, services.grammars)
     prompt = await encode_messages(services, params)
     await wait_for_adapter(request, services, model)
     generation = start_generation(
@@ -142,7 +152,9 @@ async def start_chat(request: Request, body: Mapping[str, Any]) -> RunningChat:
         default_max_tokens=None,
         prompt_param="messages",
     )
-    return RunningChat(params, generation, ChatFormat(params, prompt, services.tokenizer))
+    plain = ChatFormat(params, prompt, services.tokenizer)
+    form = plain if use is None else ToolChatFormat(plain, tool_form, use)
+    return RunningChat(params, generation, form)
 
 
 def parse_chat(body: Mapping[str, Any]) -> ChatRequest:
@@ -152,9 +164,12 @@ def parse_chat(body: Mapping[str, Any]) -> ChatRequest:
 
 async def encode_messages(services: Services, params: ChatRequest) -> list[int]:
     """Token ids of the prompt that the conversation becomes. Raises MotetError (400)."""
-    messages = [_for_template(message) for message in params.messages]
     # In a thread, for a long conversation must not hold up everybody's tokens.
-    return await asyncio.to_thread(services.tokenizer.encode_chat, messages, chat_options(params))
+    return await asyncio.to_thread(_encode, services.tokenizer, params, _tool_use(params))
+
+
+def _tool_use(params: ChatRequest) -> ToolUse | None:
+    return tool_use(params.tools, params.tool_choice, is_parallel=params.parallel_tool_calls)
 
 
 def chat_options(params: ChatRequest) -> ChatOptions:
@@ -170,11 +185,34 @@ def chat_options(params: ChatRequest) -> ChatOptions:
     )
 
 
-def _for_template(message: Message) -> dict[str, str]:
-    # "developer" is the newer word for "system"; templates know the older one.
-    role = "system" if message.role == "developer" else message.role
-    named = {} if message.name is None else {"name": message.name}
-    return {"role": role, "content": message.content, **named}
+async def _grammar(
+    params: ChatRequest, use: ToolUse | None, form: ToolForm, grammars: GrammarService
+) -> str | None:
+    """What the answer has to be: calls, what `response_format` says, or either."""
+    if use is None:
+        return await grammar_of(params, grammars)
+
+    async def compile_lark(text: str, param: str) -> str:
+        return await grammars.compile(Constraint("grammar", text, param))
+
+    constraint = constraint_of(params.response_format, params.structured_outputs)
+    if constraint is None:
+        return await constrain(use, form, compile_lark)
+    # JSON that is content has to differ from a call at its first character.
+    is_either = constraint.kind == "json_schema" and form.has_tags
+    if not is_either and not use.is_required:
+        raise bad_request(
+            f"With this model, '{constraint.param}' and 'tools' cannot be used together. Leave one "
+            "of them out, or set tool_choice to 'none' or 'required'.",
+            constraint.param,
+        )
+    content_schema = orjson.loads(constraint.text) if is_either else None
+    return await constrain(use, form, compile_lark, content_schema)
+
+
+def _encode(tokenizer: TextTokenizer, params: ChatRequest, use: ToolUse | None) -> list[int]:
+    messages, tools = template_input(tokenizer.tool_template_source, params.messages, use)
+    return tokenizer.encode_chat(messages, chat_options(params), tools=tools)
 
 
 def _chunk(

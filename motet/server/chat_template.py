@@ -64,6 +64,9 @@ class ChatTemplate:
         source: the Jinja source.
         special_tokens: what the template may refer to by name, such as `bos_token`.
 
+    Attributes:
+        source: as it was given.
+
     Raises:
         ModelError: the source is not a valid template.
     """
@@ -76,6 +79,7 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         self._special_tokens = dict(special_tokens)
+        self.source = source
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
@@ -85,23 +89,35 @@ class ChatTemplate:
             ) from error
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], options: ChatOptions = PLAIN_CHAT
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: ChatOptions = PLAIN_CHAT,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
         """The prompt that asks for the next message, or for the rest of the last one.
+
+        Args:
+            tools: what may be called, as OpenAI's objects, for templates that know tools.
 
         Raises:
             MotetError: 400, when the template refuses the messages (roles that must alternate…).
         """
         if options.continue_final_message:
-            return self._up_to_the_end_of_the_last(messages, options)
-        return self._render(messages, options)
+            return self._up_to_the_end_of_the_last(messages, options, tools)
+        return self._render(messages, options, tools)
 
-    def _render(self, messages: Sequence[Mapping[str, Any]], options: ChatOptions) -> str:
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: ChatOptions,
+        tools: Sequence[Mapping[str, Any]] | None,
+    ) -> str:
         try:
             return self._template.render(
                 **options.template_kwargs,
                 messages=[dict(message) for message in messages],
-                tools=None,
+                tools=None if tools is None else [dict(tool) for tool in tools],
                 documents=None,
                 add_generation_prompt=options.add_generation_prompt,
                 **self._special_tokens,
@@ -112,7 +128,10 @@ class ChatTemplate:
             ) from error
 
     def _up_to_the_end_of_the_last(
-        self, messages: Sequence[Mapping[str, Any]], options: ChatOptions
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: ChatOptions,
+        tools: Sequence[Mapping[str, Any]] | None,
     ) -> str:
         """Without what the template writes after the text of the last message.
 
@@ -123,7 +142,7 @@ class ChatTemplate:
         *earlier, last = messages
         mark = f"<{secrets.token_hex(16)}> "
         marked = [*earlier, {**last, "content": (last.get("content") or "") + mark}]
-        before, found, after = self._render(marked, options).rpartition(mark.rstrip())
+        before, found, after = self._render(marked, options, tools).rpartition(mark.rstrip())
         if not found:
             raise bad_request(
                 "The model's chat template does not write out the last message, so it cannot be "

@@ -29,7 +29,6 @@ _IGNORED = frozenset(
         "prompt_cache_retention",
         "prompt_cache_options",
         "verbosity",
-        "parallel_tool_calls",
     }
 )
 
@@ -37,10 +36,6 @@ _IGNORED = frozenset(
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "service_tier": ("auto", "default"),
     "store": (False,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -54,12 +49,17 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "logits_processors": ([],),
     "bad_words": ([],),
 }
-# vLLM's old names of what does work here, and their new ones.
+# Old names of what does work here, vLLM's and OpenAI's, and their new ones.
 _RENAMED = {
     f"guided_{name}": f"structured_outputs.{name}"
     for name in ("json", "regex", "choice", "grammar")
+} | {"functions": "tools", "function_call": "tool_choice"}
+_UNSUPPORTED_IN_COMPLETIONS: dict[str, tuple[Any, ...]] = {
+    "suffix": ("",),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
 }
-_UNSUPPORTED_IN_COMPLETIONS: dict[str, tuple[Any, ...]] = {"suffix": ("",)}
 _UNSUPPORTED_IN_CHAT: dict[str, tuple[Any, ...]] = {"echo": (False,)}
 
 IGNORED_HEADER = "x-ignored-params"
@@ -81,7 +81,8 @@ def ignored_parameters(
     names = [name for name, value in body.items() if value is not None]
     if not is_lenient:
         return [name for name in names if name in _IGNORED]
-    read = {*known, *_UNSUPPORTED, *_RENAMED, *_UNSUPPORTED_IN_COMPLETIONS, *_UNSUPPORTED_IN_CHAT}
+    unsupported = {*_UNSUPPORTED, *_UNSUPPORTED_IN_COMPLETIONS, *_UNSUPPORTED_IN_CHAT}
+    read = {*known, *unsupported, *_RENAMED}
     return [name for name in names if name not in read]
 
 

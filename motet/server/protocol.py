@@ -16,6 +16,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -31,6 +33,14 @@ from motet.server.field_types import (
 )
 from motet.server.json_schema import ABOVE_ZERO, nulls_are_absent
 from motet.server.structured import ResponseFormat, StructuredOutputs
+from motet.server.tools.protocol import (
+    CallId,
+    ToolCalls,
+    ToolChoice,
+    Tools,
+    require_calls_for_results,
+    require_offered,
+)
 
 MAX_PROMPTS = 64
 MAX_CHOICES = 16
@@ -296,22 +306,57 @@ class CompletionRequest(GenerationParameters):
 
 def _empty_fields_are_absent(schema: dict[str, Any]) -> None:
     for name in _EMPTY_IN_ANSWERS:
-        none = {"type": "array", "maxItems": 0}
-        known = schema["properties"].get(name)
-        schema["properties"][name] = none if known is None else {"anyOf": [known, none]}
+        known = schema["properties"].get(name, {"anyOf": [{"type": "null"}]})
+        empty = {"type": "array", "maxItems": 0}
+        schema["properties"][name] = {"anyOf": [*known["anyOf"], empty]}
     nulls_are_absent(schema)
 
 
 class Message(BaseModel):
-    """One message of a conversation."""
+    """One message of a conversation.
+
+    Attributes:
+        tool_calls: what an assistant called. It may then have said nothing beside it.
+        tool_call_id: of the call that a message of role "tool" has the result of.
+        content: empty if an assistant only called.
+    """
 
     model_config = ConfigDict(
-        strict=True, extra="forbid", json_schema_extra=_empty_fields_are_absent
+        strict=True,
+        extra="forbid",
+        validate_default=True,
+        json_schema_extra=_empty_fields_are_absent,
     )
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: ToolCalls | None = None
+    tool_call_id: CallId | None = None
+    content: Content | None = None
     name: str | None = None
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _only_assistants_call(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("role", "assistant") != "assistant":
+            raise PydanticCustomError("not_an_assistant", "is for messages of role 'assistant'")
+        return value
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _only_tools_have_results(cls, value: Any, info: ValidationInfo) -> Any:
+        is_tool = info.data.get("role") == "tool"
+        if value is None and is_tool:
+            raise PydanticCustomError("missing", "is required in messages of role 'tool'")
+        if value is not None and not is_tool:
+            raise PydanticCustomError("not_a_tool", "is for messages of role 'tool'")
+        return value
+
+    @field_validator("content")
+    @classmethod
+    def _only_callers_are_silent(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and info.data.get("tool_calls", ()) is None:
+            raise PydanticCustomError("missing", "is required")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -339,6 +384,10 @@ class ChatRequest(GenerationParameters):
     continue_final_message: bool = False
     chat_template_kwargs: TemplateKwargs = TemplateKwargs()
 
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+
     @model_validator(mode="after")
     def _logprobs_are_asked_for(self) -> Self:
         if self.top_logprobs and not self.logprobs:
@@ -358,6 +407,12 @@ class ChatRequest(GenerationParameters):
                 "or a new one begins",
                 {"param": "continue_final_message"},
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tools_fit_together(self) -> Self:
+        require_offered(self.tool_choice, self.tools)
+        require_calls_for_results(self.messages)
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from motet.core.errors import ModelError
 from motet.server.chat_template import PLAIN_CHAT, ChatOptions, ChatTemplate, no_chat_template
 from motet.server.token_pieces import TokenPieces
 from motet.server.tokenizer_info import tokenizer_info
+from motet.server.tools.visible_tags import with_visible_tags
 
 # The names that templates may use, as in transformers.
 _SPECIAL_TOKENS = (
@@ -34,9 +35,14 @@ _SPECIAL_TOKENS = (
 class TextTokenizer:
     """The tokenizer of one model. Thread-safe: nothing changes after construction.
 
+    Args:
+        tool_template: for chats with tools, where the model has a template of its own for them.
+
     Attributes:
         info: what a client needs to tokenize alike, as JSON.
         pieces: the bytes of each single token.
+        tool_template_source: the template that chats with tools are written by; empty if there
+            is none.
     """
 
     def __init__(
@@ -45,10 +51,13 @@ class TextTokenizer:
         chat_template: ChatTemplate | None,
         eos_token_ids: Sequence[int],
         info: Mapping[str, Any],
+        tool_template: ChatTemplate | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._chat_template = chat_template
         self.pieces = TokenPieces(tokenizer)
+        self._tool_template = tool_template or chat_template
+        self.tool_template_source = self._tool_template.source if self._tool_template else ""
         self.eos_token_ids = tuple(eos_token_ids)
         self.info = info
 
@@ -69,16 +78,19 @@ class TextTokenizer:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise ModelError(f"{file} cannot be read: {error}.") from error
+        tokenizer = with_visible_tags(tokenizer)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         config = _read_json(model_dir / "tokenizer_config.json")
         special_tokens = _special_tokens(model_dir, config)
-        source = _chat_template_source(model_dir, config)
+        sources = _chat_template_sources(model_dir, config)
+        templates = {name: ChatTemplate(each, special_tokens) for name, each in sources.items()}
         return cls(
             tokenizer,
-            None if source is None else ChatTemplate(source, special_tokens),
+            templates.get("default"),
             _eos_token_ids(model_dir, tokenizer, special_tokens),
-            tokenizer_info(config, special_tokens, source, tokenizer),
+            tokenizer_info(config, special_tokens, sources.get("default"), tokenizer),
+            templates.get("tool_use"),
         )
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -90,12 +102,17 @@ class TextTokenizer:
         return self._encode(text, add_special_tokens=add_special_tokens)
 
     def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], options: ChatOptions = PLAIN_CHAT
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: ChatOptions = PLAIN_CHAT,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[int]:
         """Token ids of the prompt that asks for the next message. Raises MotetError (400)."""
-        if self._chat_template is None:
+        template = self._chat_template if tools is None else self._tool_template
+        if template is None:
             raise no_chat_template()
-        text = self._chat_template.render(messages, options)
+        text = template.render(messages, options, tools=tools)
         return self._encode(text, add_special_tokens=options.add_special_tokens)
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -191,14 +208,16 @@ def _special_tokens(model_dir: Path, config: Mapping[str, Any]) -> dict[str, str
     return tokens
 
 
-def _chat_template_source(model_dir: Path, config: Mapping[str, Any]) -> str | None:
+def _chat_template_sources(model_dir: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Chat templates by name, as transformers names them: "default", and maybe "tool_use"."""
     file = model_dir / "chat_template.jinja"
     if file.is_file():
-        return file.read_text("utf-8")
+        return {"default": file.read_text("utf-8")}
     template = config.get("chat_template")
-    if isinstance(template, list):  # several, by name
-        template = {each["name"]: each["template"] for each in template}.get("default")
-    return template if isinstance(template, str) else None
+    if isinstance(template, list):
+        named = {each["name"]: each["template"] for each in template}
+        return {name: named[name] for name in ("default", "tool_use") if name in named}
+    return {"default": template} if isinstance(template, str) else {}
 
 
 def _eos_token_ids(

@@ -13,6 +13,9 @@ An adapter becomes resident with its first request or its pin, and leaves, idle,
 ones fill more than half the pool. The prefix cache has the last prompts of each adapter and
 tenant; a prompt finds what it has in common with the last of its own, but for its last token.
 
+With --fake-script-token, a prompt that holds this token twice is answered with what is between its
+last two, and then the end of the answer.
+
 Options that start with --fake are for tests alone. Every message received is appended to the
 file --fake-log as a line of JSON.
 """
@@ -83,6 +86,11 @@ def scripted_logprobs(
     others = [(token + 1 + each) % vocab_size for each in range(num_top)]
     ids = [*others[: rank - 1], token, *others[rank - 1 :]][:num_top]
     return TokenLogprobs(token, -rank / 4, rank, ids, [-(each + 1) / 4 for each in range(num_top)])
+
+
+def script_of(prompt: list[int], marker: int | None) -> list[int] | None:
+    places = [place for place, token in enumerate(prompt) if token == marker]
+    return prompt[places[-2] + 1 : places[-1]] if len(places) >= 2 else None
 
 
 class FakeEngine:
@@ -180,7 +188,7 @@ class FakeEngine:
         prompt_logprobs = self._prompt_logprobs(request) if position == 0 else None
         tokens = []
         if sampling.max_tokens > 0:
-            tokens = [answer_token(request.prompt_token_ids, request.digest, position)]
+            tokens = [self._answer_token(request, position)]
         self._num_sent[request_id] += len(tokens)
         num_sent, reason = self._num_sent[request_id], None
         if set(tokens) & set(sampling.stop_token_ids) and num_sent > sampling.min_tokens:
@@ -209,6 +217,12 @@ class FakeEngine:
     def _logprobs(self, token: int, place: int, num_top: int, seed: int = 0) -> TokenLogprobs:
         vocab_size = self._options.fake_vocab_size
         return scripted_logprobs(token, place, num_top, vocab_size=vocab_size, seed=seed)
+
+    def _answer_token(self, request: AddRequest, position: int) -> int:
+        script = script_of(request.prompt_token_ids, self._options.fake_script_token)
+        if script is None:
+            return answer_token(request.prompt_token_ids, request.digest, position)
+        return [*script, request.sampling.stop_token_ids[0]][position]
 
     def _load(self, message: LoadAdapter) -> None:
         weights = Path(message.path) / "weights"
@@ -333,6 +347,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--fake-max-running", type=int, default=64)
     parser.add_argument("--fake-max-model-len", type=int, default=512)
     parser.add_argument("--fake-vocab-size", type=int, default=259)
+    parser.add_argument("--fake-script-token", type=int)
     parser.add_argument("--fake-start-s", type=float, default=0.0)
     parser.add_argument("--fake-fails", type=int, default=1, help="0: no token has it fail")
     parser.add_argument("--fake-start-error")

@@ -41,7 +41,7 @@ def test_refusals_have_a_status_streamed_or_not(
     assert_error(server.post(path, body), 404, "model_not_found", "model")
     assert_error(server.post(path, body | {"zzz": 1}), 400, "unknown_parameter", "zzz")
     assert_error(server.post(path, body | {"n": 99}), 400, "invalid_value", "n")
-    assert_error(server.post(path, body | {"tools": [{}]}), 400, "unsupported_parameter", "tools")
+    assert_error(server.post(path, body | {"audio": {}}), 400, "unsupported_parameter", "audio")
 
 
 @pytest.mark.parametrize(

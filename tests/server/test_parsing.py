@@ -320,8 +320,6 @@ def test_misspelt_parameters_are_refused_with_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("name", "neutral", "active"),
     [
-        ("tools", [], [{"type": "function"}]),
-        ("tool_choice", "none", "required"),
         ("modalities", ["text"], ["audio"]),
         ("store", False, True),
         ("service_tier", "auto", "flex"),
@@ -401,9 +399,8 @@ def test_an_answer_can_be_sent_back_with_its_empty_fields() -> None:
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"role": "tool", "content": "x"}, "messages[0].role"),
+        ({"role": "function", "content": "x"}, "messages[0].role"),
         ({"role": "user", "content": "x", "foo": 1}, "messages[0].foo"),
-        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls"),
         ("x", "messages[0]"),
     ],
 )

@@ -181,7 +181,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "response_format.json_schema.schema",
         "65536",
     ),
-    ({"response_format": json_schema(deep(20))}, "response_format.json_schema.schema", "32"),
+    ({"response_format": json_schema(deep(32))}, "response_format.json_schema.schema", "32"),
     ({"structured_outputs": {}}, "structured_outputs", "exactly one"),
     ({"structured_outputs": {"regex": "a", "json_object": True}}, "structured_outputs", "exactly"),
     ({"structured_outputs": {"json_object": False}}, "structured_outputs.json_object", "True"),

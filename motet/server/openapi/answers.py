@@ -6,10 +6,10 @@ Does not know: how they are made, nor the document that describes them (`documen
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, with_config
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from motet.server.errors import codes_by_status
 

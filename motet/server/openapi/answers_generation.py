@@ -6,10 +6,10 @@ Does not know: how they are made (`completions.py`, `chat.py`, `tools/`, `logpro
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 Logprob = Annotated[float, Field(le=0)]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -107,19 +107,19 @@ class ChatLogprobs(TypedDict):
     refusal: None
 
 
-class CalledFunction(TypedDict):
+class ChatCallFunction(TypedDict):
     """A function and its arguments, as JSON in a string."""
 
     name: str
     arguments: str
 
 
-class ToolCall(TypedDict):
+class ChatCall(TypedDict):
     """A call that the model asks for."""
 
     id: str
     type: Literal["function"]
-    function: CalledFunction
+    function: ChatCallFunction
 
 
 class AssistantMessage(TypedDict):
@@ -128,7 +128,7 @@ class AssistantMessage(TypedDict):
     role: Literal["assistant"]
     content: str | None
     refusal: None
-    tool_calls: NotRequired[list[ToolCall]]
+    tool_calls: NotRequired[list[ChatCall]]
 
 
 class ChatChoice(TypedDict):
@@ -154,20 +154,20 @@ class ChatCompletion(TypedDict):
     prompt_logprobs: NotRequired[PromptLogprobs]
 
 
-class CalledFunctionDelta(TypedDict):
+class ChatCallFunctionDelta(TypedDict):
     """The name in a call's first chunk, then its arguments piece by piece."""
 
     name: NotRequired[str]
     arguments: str
 
 
-class ToolCallDelta(TypedDict):
+class ChatCallDelta(TypedDict):
     """What is added to the call of this index."""
 
     index: Count
     id: NotRequired[str]
     type: NotRequired[Literal["function"]]
-    function: CalledFunctionDelta
+    function: ChatCallFunctionDelta
 
 
 class ChatDelta(TypedDict):
@@ -175,7 +175,7 @@ class ChatDelta(TypedDict):
 
     role: NotRequired[Literal["assistant"]]
     content: NotRequired[str]
-    tool_calls: NotRequired[list[ToolCallDelta]]
+    tool_calls: NotRequired[list[ChatCallDelta]]
 
 
 class ChatChunkChoice(TypedDict):

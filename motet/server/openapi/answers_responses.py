@@ -6,10 +6,10 @@ Does not know: how they are made (`responses/output.py`, `responses/events.py`).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from motet.server.openapi.answers_generation import Count
 
@@ -92,16 +92,12 @@ class ResponseReasoning(TypedDict):
     summary: None
 
 
-ResponseTextFormat = TypedDict(
-    "ResponseTextFormat",
-    {
-        "type": Literal["text", "json_object", "json_schema"],
-        "name": NotRequired[str],
-        "description": NotRequired[str],
-        "schema": NotRequired[dict[str, Any]],
-        "strict": NotRequired[bool],
-    },
-)
+class ResponseTextFormat(TypedDict):
+    type: Literal["text", "json_object", "json_schema"]
+    name: NotRequired[str]
+    description: NotRequired[str]
+    schema: NotRequired[dict[str, Any]]
+    strict: NotRequired[bool]
 
 
 class ResponseText(TypedDict):
