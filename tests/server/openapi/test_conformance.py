@@ -48,6 +48,7 @@ _MEANINGS = (
     "logit_bias",
     "lora_name",
     "max_completion_tokens",
+    "min_tokens",
     "messages",
     "response_format.json_schema",
     "stream_options",
