@@ -29,7 +29,7 @@ def nulls_are_absent(schema: Json) -> None:
 
 def _nullable(field: Json) -> Json:
     null = {"type": "null"}
-    outer = {key: field[key] for key in ("default", "description") if key in field}
+    outer: Json = {key: field[key] for key in ("default", "description") if key in field}
     inner = {key: value for key, value in field.items() if key not in outer}
     if not inner or null in inner.get("anyOf", ()):
         return field

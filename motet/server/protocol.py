@@ -19,6 +19,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
     model_validator,
+    with_config,
 )
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
@@ -136,10 +137,9 @@ StopStrings = Annotated[list[StopString], Field(max_length=MAX_STOPS)]
 AboveZero = Field(json_schema_extra=ABOVE_ZERO)
 
 
+@with_config(ConfigDict(extra="forbid"))
 class TextPart(TypedDict):
     """A part of a message."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     type: Literal["text"]
     text: str

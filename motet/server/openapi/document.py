@@ -16,12 +16,20 @@ from motet.core.errors import AdapterError
 from motet.server.errors import status_of
 from motet.server.openapi import answers, error_codes
 from motet.server.openapi.operation import Access, Answer, Json, Operation, Parameter
-from motet.server.openapi.operations_admin import LOADING, MEMORY
+from motet.server.openapi.operations_admin import ADAPTERS, LOADING, MEMORY
 from motet.server.openapi.operations_inference import GENERATION, MODELS, TOKENS
 from motet.server.openapi.operations_server import SERVER
 from motet.server.openapi.schemas import Schemas
 
-OPERATIONS: tuple[Operation, ...] = (*GENERATION, *MODELS, *TOKENS, *LOADING, *MEMORY, *SERVER)
+OPERATIONS: tuple[Operation, ...] = (
+    *GENERATION,
+    *MODELS,
+    *TOKENS,
+    *ADAPTERS,
+    *LOADING,
+    *MEMORY,
+    *SERVER,
+)
 
 _DESCRIPTION = (
     "An OpenAI-compatible server of many LoRA adapters over one base model. Where the server has "
@@ -43,6 +51,8 @@ _HEADERS: dict[str, tuple[str, Json]] = {
     "x-ratelimit-remaining-tokens": ("How many of them are left.", _INTEGER),
     "x-ratelimit-reset-tokens": ("When all are there again, such as `12s`.", {"type": "string"}),
     "x-ignored-params": ("Parameters that had no effect.", {"type": "string"}),
+    "x-adapter-id": ("What answered: the base model or an adapter.", {"type": "string"}),
+    "x-adapter-version": ("Which version of it.", _INTEGER),
     "www-authenticate": ("How to authenticate.", {"const": "Bearer"}),
     "retry-after": ("After how many seconds to try again.", _INTEGER),
     "retry-after-ms": ("After how many milliseconds to try again.", _INTEGER),
@@ -85,15 +95,17 @@ def _of_errors() -> Operation:
 
 
 def _operation(operation: Operation, schemas: Schemas) -> Json:
+    answers_by_status = _errors(operation, schemas)
+    for answer in operation.answers:
+        described_answer = _answer(operation, answer, schemas)
+        error = answers_by_status.get(str(answer.status))
+        answers_by_status[str(answer.status)] = _either(described_answer, error)
     described: Json = {
         "operationId": operation.id,
         "summary": operation.summary,
         "tags": [operation.tag],
         "security": _security(operation.access),
-        "responses": {
-            **{str(each.status): _answer(operation, each, schemas) for each in operation.answers},
-            **_errors(operation, schemas),
-        },
+        "responses": dict(sorted(answers_by_status.items())),
     }
     if operation.parameters:
         described["parameters"] = [_parameter(each) for each in operation.parameters]
@@ -102,6 +114,11 @@ def _operation(operation: Operation, schemas: Schemas) -> Json:
         described["requestBody"] = {
             "required": operation.is_body_required,
             "content": {"application/json": {"schema": _any_of(choices)}},
+        }
+    elif operation.is_declared_json:
+        described["requestBody"] = {
+            "description": "Not read, but `Content-Type: application/json` is needed.",
+            "content": {"application/json": {"schema": {}}},
         }
     return described
 
@@ -130,6 +147,16 @@ def _answer(operation: Operation, answer: Answer, schemas: Schemas) -> Json:
         content[answer.text] = {"schema": {"type": "string"}}
     headers = (*_common_headers(operation), *operation.headers)
     return {"description": answer.description, "headers": _refer(headers), "content": content}
+
+
+def _either(answer: Json, error: Json | None) -> Json:
+    """An answer of a status that errors have as well."""
+    if error is None:
+        return answer
+    schemas = [each["content"]["application/json"]["schema"] for each in (answer, error)]
+    content = {"application/json": {"schema": _any_of(schemas)}}
+    description = f"{answer['description']} Or {error['description']}."
+    return {**error, "description": description, "content": content}
 
 
 def _event(answer: Answer, schemas: Schemas) -> Json:

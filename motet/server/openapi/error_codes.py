@@ -41,6 +41,27 @@ OF_FILES = (
     "wrong_base_model",
 )
 OF_ENGINE = ("engine_dead", "engine_restarting")
+OF_CHANGES = (
+    *UNDECLARED,
+    *OF_FILES,
+    *OF_ENGINE,
+    "invalid_value",
+    "adapter_deleted",
+    "adapter_unavailable",
+    "alias_changed",
+    "nothing_to_roll_back",
+    "pins_exceed_pool",
+    "source_unavailable",
+    "version_not_found",
+    "version_not_ready",
+)
+OF_LOADS = (
+    *OF_BODY,
+    *OF_CHANGES,
+    "adapter_already_loaded",
+    "digest_mismatch",
+    "source_not_allowed",
+)
 OF_GENERATION = (
     *OF_BODY,
     *OF_MODEL,

@@ -84,6 +84,7 @@ class Operation:
         path: in OpenAPI's form.
         id: a name for the functions of generated clients.
         bodies: the body is one of these; none if there is no body.
+        is_declared_json: there is no body, but a header has to declare one as JSON all the same.
         errors: codes of errors, beside those that every operation may give.
         headers: names of the headers in successful answers, beside those of every answer.
     """
@@ -98,5 +99,6 @@ class Operation:
     access: Access = Access.INFERENCE
     bodies: tuple[Body, ...] = ()
     is_body_required: bool = True
+    is_declared_json: bool = False
     parameters: tuple[Parameter, ...] = ()
     headers: tuple[str, ...] = ()

@@ -128,9 +128,10 @@ def test_chunks_of_a_chat(server: RunningServer, params: Json) -> None:
         check(ChatCompletionChunk, part)
 
 
-@pytest.mark.parametrize(
-    "tools", [[], [{"type": "function", **each["function"]} for each in TOOLS]]
-)
+FLAT_TOOLS = [{"type": "function", **tool["function"]} for tool in TOOLS]
+
+
+@pytest.mark.parametrize("tools", [[], FLAT_TOOLS])
 def test_a_response_and_its_events(server: RunningServer, tools: list[Json]) -> None:
     body = {"model": BASE, "input": [told_to_say(TWO)], "tools": tools, "max_output_tokens": 200}
     check(Response, server.post("/v1/responses", body).json())
