@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
 from motet.core.errors import MotetError
@@ -133,10 +134,21 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     method, path = request.method, request.scope["path"]
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         refusal = MotetError(f"{path} does not take {method} requests.", code="method_not_allowed")
-        return error_response(refusal, dict(error.headers or {}))
+        return error_response(refusal, {"Allow": ", ".join(_methods_of(request))})
     if error.status_code == HTTPStatus.NOT_FOUND:
         return error_response(unknown_url(method, path))
     return error_response(MotetError(str(error.detail), code="internal_error"))
+
+
+def _methods_of(request: Request) -> list[str]:
+    """All methods that the path takes. The router knows those of the first route that has it."""
+    routes: list[Route] = request.app.router.routes
+    return sorted(
+        method
+        for route in routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    )
 
 
 async def _on_exception(request: Request, _: Exception) -> Response:

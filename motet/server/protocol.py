@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+from motet.adapters.roots import NAME_PATTERN
 from motet.server.field_types import (
     CacheSalt,
     LogitBias,
@@ -438,12 +439,18 @@ class ChatRequest(GenerationParameters):
 ALL_PARAMETERS = frozenset(CompletionRequest.model_fields) | frozenset(ChatRequest.model_fields)
 
 
+# What it may not be is said where it is used; this is for the published schema.
+AdapterName = Annotated[
+    str, Field(min_length=1, json_schema_extra={"pattern": f"^{NAME_PATTERN}$"})
+]
+
+
 class LoadAdapterRequest(BaseModel):
     """POST /v1/load_lora_adapter. Other fields are ignored: deployment tools add their own."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    lora_name: Annotated[str, Field(min_length=1)]
+    lora_name: AdapterName
     lora_path: Annotated[str, Field(min_length=1)]
     load_inplace: bool = False
     pinned: bool | None = None  # None: as it was under this name
@@ -454,4 +461,4 @@ class UnloadAdapterRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    lora_name: Annotated[str, Field(min_length=1)]
+    lora_name: AdapterName

@@ -49,6 +49,7 @@ class Model(TypedDict):
     root: str
     parent: Annotated[str | None, Field(description="Null for the base model.")]
     max_model_len: int
+    version: NotRequired[int]
     digest: NotRequired[str | None]
     max_rank: NotRequired[int | None]
     num_pages: NotRequired[int | None]

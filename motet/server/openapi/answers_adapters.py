@@ -23,9 +23,9 @@ VersionNumber = Annotated[int, Field(ge=1)]
 
 
 class AdapterSource(TypedDict):
-    """Where the files are from: a directory on the server, a Hub repository, or an S3 prefix."""
+    """Where the files are from. The first two kinds are directories that the operator named."""
 
-    type: Literal["path", "hf", "s3"]
+    type: Literal["directory", "static", "path", "hf", "s3"]
     uri: str
     revision: str | None
 

@@ -112,12 +112,13 @@ def _operation(operation: Operation, schemas: Schemas) -> Json:
     if operation.bodies:
         choices = [schemas.reference(body.model) for body in operation.bodies]
         described["requestBody"] = {
-            "required": operation.is_body_required,
+            "required": True,
             "content": {"application/json": {"schema": _any_of(choices)}},
         }
     elif operation.is_declared_json:
         described["requestBody"] = {
             "description": "Not read, but `Content-Type: application/json` is needed.",
+            "required": True,
             "content": {"application/json": {"schema": {}}},
         }
     return described
@@ -145,7 +146,7 @@ def _answer(operation: Operation, answer: Answer, schemas: Schemas) -> Json:
         content["text/event-stream"] = {"schema": _event(answer, schemas)}
     if answer.text is not None:
         content[answer.text] = {"schema": {"type": "string"}}
-    headers = (*_common_headers(operation), *operation.headers)
+    headers = _headers_of(operation)
     return {"description": answer.description, "headers": _refer(headers), "content": content}
 
 
@@ -200,7 +201,7 @@ def _error(operation: Operation, status: int, codes: Iterable[str], schemas: Sch
     ordered = sorted(set(codes))
     code = {"properties": {"error": {"properties": {"code": {"enum": ordered}}}}}
     schema = {"allOf": [schemas.reference(answers.Error), code]}
-    headers = (*_common_headers(operation), *_OF_STATUS.get(status, ()))
+    headers = (*_headers_of(operation), *_OF_STATUS.get(status, ()))
     return {
         "description": ", ".join(f"`{each}`" for each in ordered),
         "headers": _refer(headers),
@@ -208,9 +209,9 @@ def _error(operation: Operation, status: int, codes: Iterable[str], schemas: Sch
     }
 
 
-def _common_headers(operation: Operation) -> tuple[str, ...]:
+def _headers_of(operation: Operation) -> tuple[str, ...]:
     limits = () if operation.access is Access.OPEN else _OF_LIMITED_KEYS
-    return (*_OF_EVERY_ANSWER, *limits)
+    return (*_OF_EVERY_ANSWER, *limits, *operation.headers)
 
 
 def _refer(headers: Iterable[str]) -> Json:

@@ -84,9 +84,9 @@ class Operation:
         path: in OpenAPI's form.
         id: a name for the functions of generated clients.
         bodies: the body is one of these; none if there is no body.
-        is_declared_json: there is no body, but a header has to declare one as JSON all the same.
+        is_declared_json: no body is read, but a header has to declare one as JSON all the same.
         errors: codes of errors, beside those that every operation may give.
-        headers: names of the headers in successful answers, beside those of every answer.
+        headers: names of headers that its answers may have, beside those of every answer.
     """
 
     method: str
@@ -98,7 +98,6 @@ class Operation:
     errors: tuple[str, ...] = ()
     access: Access = Access.INFERENCE
     bodies: tuple[Body, ...] = ()
-    is_body_required: bool = True
     is_declared_json: bool = False
     parameters: tuple[Parameter, ...] = ()
     headers: tuple[str, ...] = ()

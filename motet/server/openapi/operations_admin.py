@@ -115,7 +115,6 @@ ADAPTERS = (
         (*error_codes.OF_BODY, *error_codes.OF_CHANGES),
         access=Access.ADMIN,
         bodies=(Body(RollbackRequest, {}, takes_nulls=False),),
-        is_body_required=False,
         parameters=(_NAME,),
     ),
     _change("pin", "Keep an adapter on the device; answers once it is there."),

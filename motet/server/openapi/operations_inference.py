@@ -20,6 +20,7 @@ _TIMEOUT = Parameter(
     {"type": "string", "pattern": "^[0-9]{1,9}([.][0-9]{1,9})?$"},
 )
 _MODEL = frozenset({"model"})
+_SERVED_BY = ("x-adapter-id", "x-adapter-version")
 
 GENERATION = (
     Operation(
@@ -39,7 +40,7 @@ GENERATION = (
         error_codes.OF_GENERATION,
         bodies=(Body(CompletionRequest, idle_completion_parameters(), may_be_lenient=True),),
         parameters=(_TIMEOUT,),
-        headers=("x-ignored-params",),
+        headers=(*_SERVED_BY, "x-ignored-params"),
     ),
     Operation(
         "POST",
@@ -58,7 +59,7 @@ GENERATION = (
         error_codes.OF_GENERATION,
         bodies=(Body(ChatRequest, idle_chat_parameters(), may_be_lenient=True),),
         parameters=(_TIMEOUT,),
-        headers=("x-ignored-params",),
+        headers=(*_SERVED_BY, "x-ignored-params"),
     ),
     Operation(
         "POST",
@@ -76,6 +77,7 @@ GENERATION = (
         error_codes.OF_GENERATION,
         bodies=(Body(ResponsesRequest, idle_response_parameters()),),
         parameters=(_TIMEOUT,),
+        headers=_SERVED_BY,
     ),
 )
 
@@ -116,6 +118,7 @@ def _tokens(prefix: str, name: str) -> tuple[Operation, ...]:
                 Body(TokenizeRequest, {}, optional=_MODEL),
                 Body(TokenizeChatRequest, idle_chat_parameters(), optional=_MODEL),
             ),
+            headers=_SERVED_BY,
         ),
         Operation(
             "POST",
@@ -126,6 +129,7 @@ def _tokens(prefix: str, name: str) -> tuple[Operation, ...]:
             (Answer("The text.", json=answers.DetokenizedText),),
             error_codes.OF_TOKENS,
             bodies=(Body(DetokenizeRequest, {}, optional=_MODEL),),
+            headers=_SERVED_BY,
         ),
         Operation(
             "GET",

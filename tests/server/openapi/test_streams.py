@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
+from tests.server.conftest import StartServer
 from tests.server.openapi.api import narrowed_document
 from tests.server.openapi.test_openai_objects import FLAT_TOOLS
 from tests.server.running_server import BASE, RunningServer, running_server, wait_until
@@ -105,6 +106,26 @@ def test_a_stream_that_fails(model_dir: Path, tmp_path: Path, path: str, body: J
         wait_until(server.is_ready)
     assert "engine_restarting" in text or "engine_dead" in text
     check_events(path, text)
+
+
+def test_what_happens_to_adapters(start_server: StartServer, adapters_dir: Path) -> None:
+    source = {"type": "path", "uri": "red"}
+    with (
+        start_server(adapter_roots=(adapters_dir,)) as server,
+        server.http.stream("GET", "/admin/v1/events") as answer,
+    ):
+        lines = answer.iter_lines()
+        assert next(lines).startswith(":")
+        assert next(lines) == ""
+        server.post("/admin/v1/adapters", {"name": "new", "source": source, "wait": True})
+        server.post("/admin/v1/adapters/new:pin", {})
+        server.http.delete("/admin/v1/adapters/new")
+        told: list[str] = []
+        while "deleted" not in "".join(told):
+            told.append(next(lines))
+    found = check_events("/admin/v1/events", "\n".join(told))
+    keys = {frozenset(json.loads(data)) for data in found}
+    assert keys > {frozenset(("adapter", "weights")), frozenset(("adapter", "pinned"))}
 
 
 @pytest.mark.parametrize(
