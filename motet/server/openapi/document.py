@@ -36,8 +36,6 @@ _DESCRIPTION = (
     "no keys, none is needed. Where managing has a listener of its own, its operations are there, "
     "and only there."
 )
-_ERROR = Answer("An error.", json=answers.Error)
-
 _INTEGER: Json = {"type": "string", "pattern": "^[0-9]+$"}
 _HEADERS: dict[str, tuple[str, Json]] = {
     "x-request-id": (
@@ -71,8 +69,7 @@ def document(*, is_lenient: bool) -> Json:
     Args:
         is_lenient: the server lets unknown parameters pass where `--lenient-params` says so.
     """
-    described = (*OPERATIONS, _of_errors())
-    schemas = Schemas.of(described, is_lenient=is_lenient)
+    schemas = Schemas.of(OPERATIONS, (answers.Error,), is_lenient=is_lenient)
     paths: dict[str, Json] = {}
     for operation in OPERATIONS:
         item = _operation(operation, schemas)
@@ -87,11 +84,6 @@ def document(*, is_lenient: bool) -> Json:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
-
-
-def _of_errors() -> Operation:
-    """What all operations may answer, in the form of one, so that its types have schemas."""
-    return Operation("", "", "", "", "", (_ERROR,))
 
 
 def _operation(operation: Operation, schemas: Schemas) -> Json:

@@ -8,7 +8,7 @@ Does not know: which operations there are.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from pydantic import TypeAdapter
@@ -35,14 +35,16 @@ class Schemas:
         self.components = components
 
     @classmethod
-    def of(cls, operations: Iterable[Operation], *, is_lenient: bool) -> Self:
-        """Those of all types that `operations` name.
+    def of(
+        cls, operations: Sequence[Operation], others: Sequence[Any], *, is_lenient: bool
+    ) -> Self:
+        """Those of all types that `operations` name, and of others.
 
         Args:
             is_lenient: bodies for which it is allowed may hold anything beside what is known.
         """
-        operations = list(operations)
-        types = {id(each): each for each in _types(operations)}
+        # By identity, for annotated types may have no hash.
+        types = {id(each): each for each in (*_types(operations), *others)}
         adapters = [(key, "validation", TypeAdapter(each)) for key, each in types.items()]
         found, definitions = TypeAdapter.json_schemas(
             adapters,  # type: ignore[arg-type]  # a list is invariant, and the mode a literal
