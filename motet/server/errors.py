@@ -63,6 +63,7 @@ _BAD_REQUEST_CODES = frozenset(
         "adapter_already_loaded",
         "adapter_too_large",
         "pins_exceed_pool",
+        "digest_mismatch",
         "grammar_error",
     }
 )

@@ -2,13 +2,14 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from openapi_spec_validator import validate
 
 from motet.server.app import ROUTES
 from motet.server.errors import codes_by_status
-from motet.server.openapi.document import document
+from motet.server.openapi.document import OPERATIONS, document
 from tests.server.conftest import StartServer
 from tests.server.running_server import RunningServer
 from tests.server.some_keys import bearer
@@ -32,6 +33,13 @@ def test_names_every_error_code() -> None:
     described = DOCUMENT["components"]["schemas"]["ErrorDetails"]["properties"]["code"]
     told = set(re.findall(r"`(\w+)`", described["description"]))
     assert told == {code for codes in codes_by_status().values() for code in codes}
+
+
+def test_knows_the_status_of_every_code_that_it_names() -> None:
+    refusals = re.findall(r"^\| `(\w+)` \|", Path("docs/adapters.md").read_text(), re.MULTILINE)
+    known = {code for codes in codes_by_status().values() for code in codes} | set(refusals)
+    named = {code for operation in OPERATIONS for code in operation.errors}
+    assert named <= known
 
 
 def test_names_are_not_those_of_python_modules() -> None:
