@@ -73,6 +73,7 @@ OF_GENERATION = (
     "pool_too_small",
     "adapter_unavailable",
     "overloaded",
+    "shutting_down",
     "timeout",
 )
 OF_TOKENS = (*OF_BODY, *OF_MODEL, "unsupported_parameter", "engine_restarting")

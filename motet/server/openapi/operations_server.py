@@ -27,7 +27,7 @@ SERVER = (
         "Whether requests are taken.",
         "server",
         (Answer("They are.", json=answers.Health),),
-        error_codes.OF_ENGINE,
+        (*error_codes.OF_ENGINE, "shutting_down"),
         access=Access.OPEN,
     ),
     Operation(
@@ -37,7 +37,7 @@ SERVER = (
         "As /ready.",
         "server",
         (Answer("Requests are taken.", json=answers.Health),),
-        error_codes.OF_ENGINE,
+        (*error_codes.OF_ENGINE, "shutting_down"),
         access=Access.OPEN,
     ),
     Operation(
