@@ -98,6 +98,12 @@ def drop_idle_response_parameters(
     return kept
 
 
+def idle_response_parameters() -> dict[str, tuple[Any, ...] | None]:
+    """What does nothing: the values at which it does nothing; None is any."""
+    refused = {name: refusal.neutral for name, refusal in _REFUSED.items()}
+    return dict.fromkeys(_IGNORED) | refused
+
+
 def _unknown(name: str, working: Collection[str]) -> MotetError:
     close = difflib.get_close_matches(name, [*working, *_REFUSED, *_IGNORED], n=1, cutoff=0.7)
     meant = _NEW_NAMES.get(name) or (close[0] if close else None)
