@@ -16,6 +16,7 @@ from typing import Any
 
 from motet.core.errors import MotetError
 from motet.server.errors import bad_request
+from motet.server.protocol import ALL_PARAMETERS
 
 # They have no effect on the answer.
 _IGNORED = frozenset(
@@ -69,6 +70,23 @@ _NEW_NAMES = {
     "reasoning_effort": "reasoning.effort",
     "verbosity": "text.verbosity",
 }
+
+
+def ignored_response_parameters(
+    body: Mapping[str, Any], working: Collection[str], *, is_lenient: bool
+) -> list[str]:
+    """Names of what in `body` is not going to be read.
+
+    Args:
+        working: the names of those that do something.
+        is_lenient: unknown parameters are ignored too, rather than refused; those that mean
+            something, here or to the older endpoints, never are.
+    """
+    names = [name for name, value in body.items() if value is not None]
+    if not is_lenient:
+        return [name for name in names if name in _IGNORED]
+    read = {*working, *_REFUSED, *_NEW_NAMES, *ALL_PARAMETERS}
+    return [name for name in names if name not in read]
 
 
 def drop_idle_response_parameters(
