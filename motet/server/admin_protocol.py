@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 MAX_TARGETS = 16
+MAX_WEIGHT = 1e9  # so that their sum is a finite number
 
 _VERSION = re.compile(r"v?([1-9][0-9]{0,8})")
 
@@ -58,7 +59,7 @@ class AliasRequest(_Body):
     """PUT /admin/v1/adapters/{name}/alias."""
 
     weights: Annotated[
-        dict[int, Annotated[float, Field(gt=0)]],
+        dict[int, Annotated[float, Field(gt=0, le=MAX_WEIGHT)]],
         Field(min_length=1, max_length=MAX_TARGETS),
         BeforeValidator(_numbered),
     ]
