@@ -5,8 +5,8 @@ Does not know: what the routes do, nor where keys come from (`key_ring.py`).
 
 - `/live`, `/ready` and `/health` are open: probes carry no keys and learn nothing.
 - Everything else needs a key as soon as any key is set, whether or not there is such a route;
-  so does `/metrics`, which names the adapters and so the tenants: it takes a key that no adapter
-  is kept from. Prometheus sends a bearer token.
+  so does `/metrics`, which names the adapters and so the tenants: a key that may not see all of
+  them does not open it. Prometheus sends a bearer token.
 - Everything below `/admin/`, and loading and unloading, need a key with the admin role; if only
   an API key is set, that one has it. Where these routes have a listener of their own, the public
   one does not have them.
@@ -96,10 +96,10 @@ class AuthMiddleware:
                 "admin key.",
                 code="insufficient_permissions",
             )
-        if path == METRICS_PATH and not principal.sees_all:
+        if path == METRICS_PATH and principal.adapters is not None and not principal.is_admin:
             raise MotetError(
-                "This key may use certain adapters only, and the metrics name all of them. Use a "
-                "key that is for all adapters, or an admin key.",
+                "Metrics name all adapters, and this key may see some only; that takes a key "
+                "without a list of adapters.",
                 code="insufficient_permissions",
             )
         context = context_of(scope)

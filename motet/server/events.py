@@ -16,7 +16,8 @@ from typing import Any
 
 MAX_EVENTS = 1024
 
-_ID = re.compile(r"(?P<run>[0-9a-f]{8})-(?P<number>[0-9]{1,18})")
+
+_ID = re.compile(r"(?P<run>[0-9a-f]+)-(?P<number>[0-9]{1,18})")
 
 
 @dataclass(frozen=True, slots=True)

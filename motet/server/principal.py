@@ -39,16 +39,12 @@ class Principal:
     def is_admin(self) -> bool:
         return Role.ADMIN in self.roles
 
-    @property
-    def sees_all(self) -> bool:
-        """Whether no adapter is kept from it."""
-        return self.adapters is None or self.is_admin
-
     def may_use(self, adapter: str) -> bool:
         """Whether it may see and use the adapter of this name. The base model is open to all."""
+        if self.adapters is None or self.is_admin:
+            return True
         # To fnmatch, [ begins a set of characters; here it is a character.
-        patterns = (each.replace("[", "[[]") for each in self.adapters or ())
-        return self.sees_all or any(fnmatchcase(adapter, each) for each in patterns)
+        return any(fnmatchcase(adapter, each.replace("[", "[[]")) for each in self.adapters)
 
 
 # Where no key is set, whoever reaches the server may do everything.
