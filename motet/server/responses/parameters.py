@@ -16,6 +16,7 @@ from typing import Any
 
 from motet.core.errors import MotetError
 from motet.server.errors import bad_request
+from motet.server.parsing import MAX_PARAM_CHARS
 from motet.server.protocol import ALL_PARAMETERS
 
 # They have no effect on the answer.
@@ -117,6 +118,7 @@ def drop_idle_response_parameters(
 
 
 def _unknown(name: str, working: Collection[str]) -> MotetError:
+    name = name[:MAX_PARAM_CHARS]
     close = difflib.get_close_matches(name, [*working, *_REFUSED, *_IGNORED], n=1, cutoff=0.7)
     meant = _NEW_NAMES.get(name) or (close[0] if close else None)
     hint = "" if meant is None else f" Did you mean '{meant}'?"

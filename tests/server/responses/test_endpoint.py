@@ -378,6 +378,12 @@ def test_what_is_ignored_is_named(server: RunningServer, is_stream: bool) -> Non
     assert "x-ignored-params" not in server.post("/v1/responses", body).headers
 
 
+def test_an_error_repeats_no_name_of_any_length(server: RunningServer) -> None:
+    response = server.post("/v1/responses", {"model": BASE, "input": "hi", "z" * 100_000: 1})
+    assert response.json()["error"]["code"] == "unknown_parameter"
+    assert len(response.content) < 1000
+
+
 def test_lenient_servers_ignore_what_nobody_knows(start_server: StartServer) -> None:
     body = {"model": BASE, "input": "hi", "max_output_tokens": 2}
     with start_server(lenient_parameters=True) as server:
