@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from motet.server.protocol import AdapterName
 
 MAX_TARGETS = 16
+MAX_WEIGHT = 1e9  # so that their sum is a finite number
 
 _VERSION = re.compile(r"v?([1-9][0-9]{0,8})")
 
@@ -66,7 +67,7 @@ class AliasRequest(_Body):
     """PUT /admin/v1/adapters/{name}/alias."""
 
     weights: Annotated[
-        dict[int, Annotated[float, Field(gt=0)]],
+        dict[int, Annotated[float, Field(gt=0, le=MAX_WEIGHT)]],
         Field(min_length=1, max_length=MAX_TARGETS),
         BeforeValidator(_numbered, json_schema_input_type=_Weights),
     ]

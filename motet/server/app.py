@@ -101,7 +101,7 @@ def create_apps(
     app.router.redirect_slashes = False
     app.state.services = services
     bounded = BodyLimitMiddleware(app, config.max_body_bytes)
-    limited = DeadlineMiddleware(LimitMiddleware(bounded), config)
+    limited = LimitMiddleware(DeadlineMiddleware(bounded, config))
     drained = DrainMiddleware(limited, services.drain)
     is_split = config.admin_address is not None
     surfaces = (Surface.PUBLIC, Surface.ADMIN) if is_split else (Surface.WHOLE,)
