@@ -46,6 +46,8 @@ MAX_STOPS = 4
 MAX_STOP_CHARS = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_MESSAGES = 4096
+MAX_NAME_CHARS = 256  # no adapter's name is so long
+MAX_PATH_CHARS = 4096  # Linux opens no longer one; to resolve one takes time by its square
 
 
 def _normalized_prompt(value: Any) -> list[Any]:
@@ -115,6 +117,7 @@ def _joined_text(value: Any) -> Any:
 Prompt = Annotated[list[Any], BeforeValidator(_normalized_prompt)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 TokenId = Annotated[int, Field(ge=0)]
+LoraName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
 
 
 class StreamOptions(BaseModel):
@@ -385,8 +388,8 @@ class LoadAdapterRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    lora_name: Annotated[str, Field(min_length=1)]
-    lora_path: Annotated[str, Field(min_length=1)]
+    lora_name: LoraName
+    lora_path: Annotated[str, Field(min_length=1, max_length=MAX_PATH_CHARS)]
     load_inplace: bool = False
     pinned: bool | None = None  # None: as it was under this name
 
@@ -396,4 +399,4 @@ class UnloadAdapterRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    lora_name: Annotated[str, Field(min_length=1)]
+    lora_name: LoraName

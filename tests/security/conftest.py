@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.security.real_server import ADMIN, ALICE, API, BOB, RealServer, real_server
 from tests.server.conftest import (
     StartServer,
     _logs_go_to_pytest,
@@ -18,6 +19,8 @@ from tests.server.running_server import RunningServer, running_server
 from tests.server.some_keys import some_key, write_keys
 
 __all__ = [
+    "ADMIN",
+    "API",
     "StartServer",
     "_logs_go_to_pytest",
     "adapters_dir",
@@ -26,7 +29,7 @@ __all__ = [
     "start_server",
 ]
 
-API, ADMIN, TENANT = "the-api-key", "the-admin-key", "the-tenant-key"
+TENANT = "the-tenant-key"
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +47,19 @@ def guarded(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         adapter_dir=adapters,
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """A real engine, shared by all files; alice and bob may each use what begins with their name.
+
+    Slow to start, so what uses it is marked.
+    """
+    directory = tmp_path_factory.mktemp("real")
+    keys = [
+        some_key(name, secret, tenant=name, adapters=[f"{name}-*"])
+        for name, secret in (("alice", ALICE), ("bob", BOB))
+    ]
+    write_keys(directory / "keys.json", *keys)
+    with real_server(directory, directory / "keys.json") as server:
+        yield server
