@@ -6,10 +6,12 @@ Does not know: what is measured, nor how streams are timed.
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,10 +45,15 @@ class ServerProcess:
     def __init__(self, command: Sequence[str], log: Path) -> None:
         self.port = _free_port()
         self._log = log
+        # A registry of its own, or the port's last server would leave its adapters behind.
+        self._state = tempfile.TemporaryDirectory(prefix="motet-state-")
         started_s = time.perf_counter()
         with log.open("w") as sink:
             self._process = subprocess.Popen(
-                [*command, "--port", str(self.port)], stdout=sink, stderr=subprocess.STDOUT
+                [*command, "--port", str(self.port)],
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "XDG_STATE_HOME": self._state.name},
             )
         self.pid = self._process.pid
         try:
@@ -109,6 +116,7 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._state.cleanup()
 
     def __enter__(self) -> Self:
         return self

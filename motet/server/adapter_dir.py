@@ -32,6 +32,9 @@ _log = structlog.get_logger()
 class AdapterDirectory:
     """A directory of adapters, one in each folder that holds an `adapter_config.json`.
 
+    Attributes:
+        path: where it is, resolved.
+
     Args:
         directory: the directory.
         roots: where symbolic links in it may lead; `directory` is one of them.
@@ -43,7 +46,7 @@ class AdapterDirectory:
     def __init__(self, directory: Path, roots: Sequence[Path]) -> None:
         if not directory.is_dir():
             raise ConfigError(f"--adapter-dir {directory} is not a directory.", param="adapter_dir")
-        self._directory = directory.resolve()
+        self.path = directory.resolve()
         self._roots = tuple(roots)
         self._lookups: SingleFlight[Path | None] = SingleFlight()
         self._misses: dict[str, float] = {}  # until when [s, monotonic], oldest first
@@ -53,11 +56,11 @@ class AdapterDirectory:
 
         Reads no adapter: it takes one look at each folder. What cannot be named is logged.
         """
-        with os.scandir(self._directory) as entries:
+        with os.scandir(self.path) as entries:
             names = sorted(entry.name for entry in entries)
         found: list[tuple[str, Path]] = []
         for name in names:
-            path = self._directory / name
+            path = self.path / name
             if not os.path.exists(path / _CONFIG):
                 continue
             if reason := self._obstacle(name, path):
@@ -83,6 +86,14 @@ class AdapterDirectory:
         """Whether an adapter of this name lies in it now."""
         return await asyncio.to_thread(self._path_of, name) is not None
 
+    def has_config(self, name: str) -> bool:
+        """Whether a folder of this name looks like an adapter's; takes one look."""
+        return (self.path / name / _CONFIG).is_file()
+
+    def forget_miss(self, name: str) -> None:
+        """Have a name looked for that was missing a moment ago."""
+        self._misses.pop(name, None)
+
     async def _look_up(self, name: str) -> Path | None:
         path = await asyncio.to_thread(self._path_of, name)
         self._misses.pop(name, None)
@@ -93,7 +104,7 @@ class AdapterDirectory:
         return path
 
     def _path_of(self, name: str) -> Path | None:
-        path = self._directory / name
+        path = self.path / name
         try:
             confine(path / _CONFIG, self._roots)
             confine(path, self._roots)

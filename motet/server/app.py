@@ -15,7 +15,18 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from motet.core.errors import MotetError
-from motet.server import admin, chat, completions, health, lora, models, tokenize
+from motet.server import (
+    admin,
+    admin_adapters,
+    admin_events,
+    chat,
+    completions,
+    health,
+    lora,
+    models,
+    tokenize,
+)
+from motet.server.adapter_admin import AdapterAdmin
 from motet.server.auth import AuthMiddleware, Surface
 from motet.server.config import ServeConfig
 from motet.server.context import context_of
@@ -48,8 +59,19 @@ _ROUTES = (
     ("GET", "/v1/tokenizer_info", tokenize.tokenizer_info),
     ("POST", "/v1/load_lora_adapter", lora.load_lora_adapter),
     ("POST", "/v1/unload_lora_adapter", lora.unload_lora_adapter),
-    ("POST", "/admin/v1/adapters/{name:path}:pin", admin.pin_adapter),
-    ("POST", "/admin/v1/adapters/{name:path}:unpin", admin.unpin_adapter),
+    ("POST", "/load_lora_adapter", lora.sglang_load_lora_adapter),
+    ("POST", "/unload_lora_adapter", lora.sglang_unload_lora_adapter),
+    ("POST", "/admin/v1/adapters", admin_adapters.create_adapter),
+    ("GET", "/admin/v1/adapters", admin_adapters.list_adapters),
+    ("GET", "/admin/v1/adapters/{name:path}", admin_adapters.retrieve_adapter),
+    ("DELETE", "/admin/v1/adapters/{name:path}", admin_adapters.delete_adapter),
+    ("PUT", "/admin/v1/adapters/{name:path}/alias", admin_adapters.put_alias),
+    ("POST", "/admin/v1/adapters/{name:path}:rollback", admin_adapters.roll_back),
+    ("POST", "/admin/v1/adapters/{name:path}:pin", admin_adapters.pin_adapter),
+    ("POST", "/admin/v1/adapters/{name:path}:unpin", admin_adapters.unpin_adapter),
+    ("POST", "/admin/v1/adapters/{name:path}:warm", admin_adapters.warm_adapter),
+    ("GET", "/admin/v1/operations/{operation_id}", admin_adapters.retrieve_operation),
+    ("GET", "/admin/v1/events", admin_events.events),
     ("GET", "/admin/v1/memory", admin.memory),
     ("GET", "/live", health.live),
     ("GET", "/ready", health.ready),
@@ -62,6 +84,7 @@ def create_apps(
     config: ServeConfig,
     client: EngineClient,
     registry: AdapterRegistry,
+    admin: AdapterAdmin,
     tokenizer: TextTokenizer,
     keys: KeyRing,
     grammars: GrammarService,
@@ -70,7 +93,7 @@ def create_apps(
 
     They share everything but the routes that they have. No state is kept outside the arguments.
     """
-    services = Services(config, client, registry, tokenizer, grammars, Metrics())
+    services = Services(config, client, registry, admin, tokenizer, grammars, Metrics())
     app = FastAPI(
         title="Motet",
         openapi_url=None,

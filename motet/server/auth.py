@@ -37,12 +37,7 @@ OPEN_PATHS = frozenset({"/live", "/ready", "/health"})
 METRICS_PATH = "/metrics"
 ADMIN_PREFIX = "/admin/"  # all that is below it, whether or not there is such a route
 ADMIN_PATHS = frozenset(
-    {
-        "/v1/load_lora_adapter",
-        "/v1/unload_lora_adapter",
-        "/load_lora_adapter",
-        "/unload_lora_adapter",
-    }
+    f"{prefix}/{verb}_lora_adapter" for prefix in ("", "/v1") for verb in ("load", "unload")
 )
 
 

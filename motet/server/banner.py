@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from motet.core.messages import EngineReady
-from motet.server.catalogue import Adapter
+from motet.server.adapter import Adapter
 from motet.server.config import ServeConfig
 
 _MAX_LISTED = 8

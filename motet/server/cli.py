@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from motet.server import check, keys_command, remote, serve_command, top
+from motet.server import check, keys_command, remote, remote_adapters, serve_command, top
 
 app = typer.Typer(
     help="Motet serves thousands of LoRA adapters over one base model.",
@@ -16,15 +16,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,  # they would show keys
 )
-adapters_app = typer.Typer(help="List, load, pin and unload adapters of a running server.")
+adapters_app = typer.Typer(help="List, load, switch, pin and delete adapters of a running server.")
 
 app.command("serve")(serve_command.serve)
 app.add_typer(adapters_app, name="adapters", no_args_is_help=True)
-adapters_app.command("list")(remote.list_adapters)
-adapters_app.command("load")(remote.load_adapter)
-adapters_app.command("pin")(remote.pin_adapter)
-adapters_app.command("unpin")(remote.unpin_adapter)
-adapters_app.command("unload")(remote.unload_adapter)
+adapters_app.command("list")(remote_adapters.list_adapters)
+adapters_app.command("load")(remote_adapters.load_adapter)
+adapters_app.command("alias")(remote_adapters.point_alias)
+adapters_app.command("rollback")(remote_adapters.roll_back)
+adapters_app.command("pin")(remote_adapters.pin_adapter)
+adapters_app.command("unpin")(remote_adapters.unpin_adapter)
+adapters_app.command("delete")(remote_adapters.delete_adapter)
 keys_app = typer.Typer(help="Make, list and revoke keys in a file that a server follows.")
 app.add_typer(keys_app, name="keys", no_args_is_help=True)
 keys_app.command("create")(keys_command.create)

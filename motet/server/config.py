@@ -39,7 +39,12 @@ class ServeConfig:
         adapters: (name, directory) pairs to load at start; one that fails ends the start.
         adapter_dir: every adapter in it may be used under its folder's name, and is loaded when
             it first is; also those that come into it later. A name in `adapters` goes first.
-        adapter_roots: directories below which the load endpoint may read.
+        watch_adapter_dir: follow what changes in `adapter_dir`.
+        adapter_roots: directories below which the load endpoints may read.
+        hub_orgs: organisations on the Hub whose repositories an admin may load adapters from.
+        buckets: "s3://bucket/prefix" below which an admin may load adapters from.
+        state_dir: where the registry of adapters is kept over restarts, with what was downloaded;
+            None keeps nothing.
         api_key: opens /v1/* and /metrics, and the admin endpoints if there is no `admin_key`.
         admin_key: opens everything.
         share_prefix_cache: requests with different keys share cached prefixes, which tells by its
@@ -67,7 +72,11 @@ class ServeConfig:
     port: int = 8000
     adapters: tuple[tuple[str, Path], ...] = ()
     adapter_dir: Path | None = None
+    watch_adapter_dir: bool = False
     adapter_roots: tuple[Path, ...] = ()
+    hub_orgs: tuple[str, ...] = ()
+    buckets: tuple[str, ...] = ()
+    state_dir: Path | None = None
     api_key: str | None = field(default=None, repr=False)
     admin_key: str | None = field(default=None, repr=False)
     keys_file: Path | None = None
@@ -90,12 +99,31 @@ class ServeConfig:
                 param="port",
             )
         self._require_positive()
+        self._require_what_sources_need()
         for option, key in (("api_key", self.api_key), ("admin_key", self.admin_key)):
             if key is not None and not key.strip():
                 raise ConfigError(f"The {option} is empty; give a key or leave it out.")
         self._require_keys_in_public("host", self.host)
         if isinstance(admin := self.admin_address, TcpAddress):
             self._require_keys_in_public("admin_host", admin.host)
+
+    def _require_what_sources_need(self) -> None:
+        if self.watch_adapter_dir and self.adapter_dir is None:
+            raise ConfigError(
+                "--watch-adapter-dir needs --adapter-dir, the directory to watch.",
+                param="watch_adapter_dir",
+            )
+        if (self.hub_orgs or self.buckets) and self.state_dir is None:
+            raise ConfigError(
+                "--allow-hub-org and --allow-bucket need --state-dir, to keep what is downloaded.",
+                param="state_dir",
+            )
+        for bucket in self.buckets:
+            if not bucket.removeprefix("s3://") or not bucket.startswith("s3://"):
+                raise ConfigError(
+                    f"--allow-bucket {bucket!r} should be s3://BUCKET or s3://BUCKET/PREFIX.",
+                    param="buckets",
+                )
 
     def _require_positive(self) -> None:
         for option, value in (

@@ -13,6 +13,7 @@ from typing import Any
 from motet.server.allowance import Allowance
 from motet.server.deadline import Deadline
 from motet.server.keys import KeyLimits
+from motet.server.leases import Lease
 from motet.server.principal import ANYONE, Principal
 
 _KEY = "motet.context"
@@ -27,6 +28,8 @@ class RequestContext:
         status: what the request came to: the HTTP status, unless a stream broke after it.
         is_generation: whether it counts as a generation request.
         adapter_label: the model's name, once it is known to exist.
+        adapter_version: which version of an adapter it gets, once that is known.
+        lease: what keeps that version until the request has ended.
         tenant: whose key the request came with, never the key itself. Requests of one tenant
             share cached prefixes; None without keys, or where all share.
         principal: who sent it, once authentication has said so.
@@ -40,6 +43,8 @@ class RequestContext:
     status: int | None = None
     is_generation: bool = False
     adapter_label: str | None = None
+    adapter_version: int | None = None
+    lease: Lease | None = None
     tenant: str | None = None
     principal: Principal = ANYONE
     limits: KeyLimits | None = None

@@ -131,16 +131,24 @@ def _deadline_timers(context: RequestContext, stream: TokenStream) -> list[async
 
 
 async def find_model(request: Request, services: Services, params: GenerationParameters) -> str:
-    """The name under which to serve this request; the request's context is told.
+    """Exactly what serves this request: the base model, or one version of an adapter.
 
-    Every endpoint asks here first, and uses nothing but the answer from then on.
+    Every endpoint asks here first, and uses nothing but the answer from then on. The request's
+    context is told, and keeps the version until the request has ended. Where a name means several
+    versions, requests of one `user` get the same.
 
     Raises:
         MotetError: 404 `model_not_found`, also for a model that the requester may not use.
     """
-    name = await services.registry.names.find(params.model)
-    context_of(request.scope).adapter_label = name
-    return name
+    context = context_of(request.scope)
+    sticky_key = params.user or context.request_id
+    resolved = await services.registry.resolve(params.model, context.principal, sticky_key)
+    if context.lease is not None:  # the request has asked before
+        context.lease.end()
+    context.adapter_label = resolved.label
+    context.adapter_version = resolved.version
+    context.lease = resolved.lease
+    return resolved.model
 
 
 async def wait_for_adapter(request: Request, services: Services, model: str) -> None:

@@ -1,7 +1,8 @@
 """What happens around every request, whichever route it takes.
 
-Owns: request ids, the access log line, request metrics, the last resort for exceptions, and the
-limit on body size. Pure ASGI throughout: wrappers that buffer hide a client's departure.
+Owns: request ids, the headers that say who answered, the access log line, request metrics, the
+last resort for exceptions, and the limit on body size. Pure ASGI throughout: wrappers that
+buffer hide a client's departure.
 Does not know: routes and keys.
 """
 
@@ -11,6 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from urllib.parse import quote
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -53,7 +55,7 @@ class ObserveMiddleware:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
-                MutableHeaders(scope=message)["x-request-id"] = context.request_id
+                _add_headers(MutableHeaders(scope=message), context)
                 if context.status is None:
                     context.status = message["status"]
             await send(message)
@@ -67,6 +69,8 @@ class ObserveMiddleware:
                 response = error_response(internal_error(context.request_id))
                 await response(scope, receive, send_with_id)
         finally:
+            if context.lease is not None:
+                context.lease.end()
             self._observe(scope, context)
 
     def _observe(self, scope: Scope, context: RequestContext) -> None:
@@ -85,6 +89,7 @@ class ObserveMiddleware:
             status=status,
             duration_ms=round(duration_s * 1000, 1),
             model=context.adapter_label,
+            version=context.adapter_version,
         )
 
 
@@ -110,6 +115,15 @@ class BodyLimitMiddleware:
             f"The body is larger than {self._max_body_bytes} bytes. Send fewer or shorter prompts.",
             code="request_too_large",
         )
+
+
+def _add_headers(headers: MutableHeaders, context: RequestContext) -> None:
+    headers["x-request-id"] = context.request_id
+    if context.adapter_label is not None:
+        # The base model may have a name that a header cannot hold.
+        headers["x-adapter-id"] = quote(context.adapter_label, safe="/:@+")
+    if context.adapter_version is not None:
+        headers["x-adapter-version"] = str(context.adapter_version)
 
 
 def _counting(receive: Receive, limit: int, too_large: Callable[[], MotetError]) -> Receive:

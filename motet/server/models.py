@@ -5,14 +5,18 @@ Owns: the JSON of a model.
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.catalogue import Adapter
+from motet.server.adapter import Adapter, Version
+from motet.server.context import context_of
+from motet.server.principal import Principal
 from motet.server.services import Services, services_of
 
 _OWNER = "motet"
@@ -20,19 +24,34 @@ _STARTED_AT = int(time.time())
 
 
 async def list_models(request: Request) -> Response:
-    """All names that requests may use as `model`."""
+    """All names that whoever asks may use as `model`."""
     services = services_of(request)
     adapters = services.registry.catalogue.all()
-    models = [_base(services), *(_adapter(services, each) for each in adapters)]
-    return _json({"object": "list", "data": models})
+    principal = context_of(request.scope).principal
+    # In a thread, for a list of many thousands must not hold up everybody's tokens.
+    return await asyncio.to_thread(_list, services, adapters, principal)
 
 
 async def retrieve_model(request: Request) -> Response:
     """One of them. Raises MotetError (404)."""
     services = services_of(request)
-    names = services.registry.names
-    adapter = names.resolve(await names.find(request.path_params["model"]))
-    return _json(_base(services) if adapter is None else _adapter(services, adapter))
+    principal = context_of(request.scope).principal
+    found = await services.registry.names.find(request.path_params["model"], principal)
+    match found:
+        case None:
+            return _json(_base(services))
+        case Version():
+            return _json(_version(services, found, found.id, _is_pinned(services, found)))
+        case Adapter():
+            return _json(_adapter(services, found))
+
+
+def _list(services: Services, adapters: Sequence[Adapter], principal: Principal) -> Response:
+    models = [_base(services)]
+    for adapter in adapters:
+        if adapter.alias is not None and principal.may_use(adapter.name):
+            models.append(_adapter(services, adapter))
+    return _json({"object": "list", "data": models})
 
 
 def _base(services: Services) -> dict[str, Any]:
@@ -49,19 +68,33 @@ def _base(services: Services) -> dict[str, Any]:
 
 
 def _adapter(services: Services, adapter: Adapter) -> dict[str, Any]:
-    info = adapter.info  # what is not read yet is null
+    """A name, shown as the version that most of its requests get."""
+    assert adapter.main is not None  # only such are found and listed
+    return _version(services, adapter.main, adapter.name, adapter.is_pinned)
+
+
+def _is_pinned(services: Services, version: Version) -> bool:
+    adapter = services.registry.catalogue.get(version.name)
+    return adapter is not None and adapter.is_pinned and version.number in adapter.targets
+
+
+def _version(
+    services: Services, version: Version, model_id: str, is_pinned: bool
+) -> dict[str, Any]:
+    info = version.info  # what is not read yet is null
     return {
-        "id": adapter.name,
+        "id": model_id,
         "object": "model",
-        "created": adapter.created_at,
+        "created": version.created_at,
         "owned_by": _OWNER,
-        "root": str(adapter.path),
+        "root": version.source.uri if version.path is None else str(version.path),
         "parent": services.registry.names.base_name,
         "max_model_len": services.client.info.max_model_len,
+        "version": version.number,
         "digest": None if info is None else info.digest,
         "max_rank": None if info is None else info.max_rank,
         "num_pages": None if info is None else info.num_pages,
-        "pinned": adapter.is_pinned,
+        "pinned": is_pinned,
     }
 
 

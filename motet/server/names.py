@@ -1,23 +1,39 @@
 """From what a request calls a model to the adapter that is meant.
 
-Owns: how a model may be spelt, and when the adapter directory is asked for a name.
+Owns: how a model may be spelt, who may see it, and when the adapter directory is asked for a name.
 Does not know: whether an adapter is loaded (`registry.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
 from motet.adapters.roots import adapter_name_is_valid
 from motet.core.errors import MotetError
+from motet.server.adapter import Adapter, SourceType, Version, found
 from motet.server.adapter_dir import AdapterDirectory
-from motet.server.catalogue import Adapter, Catalogue
 from motet.server.errors import bad_request
+from motet.server.principal import Principal
+from motet.server.records import Records
+
+# The '@' is in no adapter's name.
+_VERSION_ID = re.compile(r"(?P<name>.+)@v?(?P<number>[1-9][0-9]{0,8})")
 
 _log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """What a request names: an adapter, and perhaps one version of it."""
+
+    name: str
+    number: int | None
 
 
 class AdapterNames:
@@ -29,15 +45,21 @@ class AdapterNames:
     """
 
     def __init__(
-        self, base_name: str, catalogue: Catalogue, directory: AdapterDirectory | None
+        self, base_name: str, records: Records, directory: AdapterDirectory | None
     ) -> None:
         self.base_name = base_name
-        self._catalogue = catalogue
+        self._records = records
+        self._catalogue = records.catalogue
         self._directory = directory
-        self._forgotten: set[str] = set()  # names that lie in the directory and must not come back
 
     async def name_directory(self) -> None:
-        """Name every adapter that lies in the directory; a name that is taken stays as it is."""
+        """Name every adapter that lies in the directory; a name that is taken stays as it is.
+
+        Names that were found in the directory of an earlier start are not there any more.
+        """
+        for adapter in self._catalogue.all():
+            if not self._lies_here(adapter):
+                self._catalogue.remove(adapter.name)
         if self._directory is None:
             return
         now = int(time.time())
@@ -45,41 +67,59 @@ class AdapterNames:
             if name == self.base_name:
                 reason = "its folder's name is that of the base model"
                 _log.warning("adapter not named", path=str(path), reason=reason)
-            elif name not in self._catalogue:
-                self._catalogue.put(Adapter(name, path, now))
+            elif self._catalogue.get(name) is None and name not in self._records.forgotten:
+                self._catalogue.put(found(name, path, now))
 
-    async def find(self, model: str) -> str:
-        """The one name of what `model` names, however it was spelt.
+    async def find(self, model: str, principal: Principal) -> Adapter | Version | None:
+        """What `model` names, to someone who may see it; None is the base model.
 
-        `model` is the base's name, an adapter's name, or `base:adapter`. An adapter that came
-        into the directory since the start is found here.
+        `model` is the base's name, an adapter's name (NAME), one of its versions (NAME@3 or
+        NAME@v3), or `base:` and either. An adapter that came into the directory since the start
+        is found here.
 
         Raises:
             MotetError: 404 `model_not_found`.
         """
         if model == self.base_name:
-            return model
-        name = self._adapter_name(model)
-        if not await self._is_named(name):
-            raise _no_such_model(model)
-        return name
-
-    def resolve(self, model: str) -> Adapter | None:
-        """The adapter that `model` names, or None for the base model. Raises as `find`."""
-        if model == self.base_name:
             return None
-        adapter = self._catalogue.get(self._adapter_name(model))
-        if adapter is None:
-            raise _no_such_model(model)
-        return adapter
+        spelling = self.parse(model)
+        if principal.may_use(spelling.name):
+            await self.look_up(spelling.name)
+            if (meant := self._meant(spelling)) is not None:
+                return meant
+        raise no_such_model(model)
 
-    async def look_up(self, name: str, param: str) -> None:
-        """Have an adapter's name found, as `find` does. Raises as `adapter`."""
-        if not await self._is_named(name):
-            raise _no_such_adapter(name, param)
+    def version(self, version_id: str) -> Version | None:
+        """The version of an id, also one that is draining; None if it is gone."""
+        spelling = self.parse(version_id)
+        adapter = self._catalogue.get(spelling.name)
+        if adapter is None or spelling.number is None:
+            return None
+        return adapter.versions.get(spelling.number)
+
+    def parse(self, model: str) -> Spelling:
+        """The parts of a model's spelling, whether or not there is such a model."""
+        name = model.removeprefix(f"{self.base_name}:")
+        match = _VERSION_ID.fullmatch(name)
+        return Spelling(match["name"], int(match["number"])) if match else Spelling(name, None)
+
+    async def look_up(self, name: str) -> None:
+        """Have a name found in the directory, if it lies there and is not known yet."""
+        is_known = self._catalogue.get(name) is not None
+        if is_known or self._directory is None or name in self._records.forgotten:
+            return
+        if name == self.base_name or (path := await self._directory.find(name)) is None:
+            return
+        # Someone may have given it or forgotten it meanwhile.
+        if self._catalogue.get(name) is None and name not in self._records.forgotten:
+            self._catalogue.put(found(name, path, int(time.time())))
+
+    async def lies_in_directory(self, name: str) -> bool:
+        """Whether the name would be found again if it were no longer known."""
+        return self._directory is not None and await self._directory.holds(name)
 
     def adapter(self, name: str, param: str) -> Adapter:
-        """The adapter of this name.
+        """The adapter of this name, as an admin sees it.
 
         Args:
             param: the field that named it, for the error.
@@ -88,67 +128,54 @@ class AdapterNames:
             MotetError: 404 `adapter_not_found`.
         """
         adapter = self._catalogue.get(name)
-        if adapter is None:
-            raise _no_such_adapter(name, param)
+        if adapter is None or adapter.is_gone:
+            raise MotetError(
+                f"The LoRA adapter {name!r} cannot be found. GET /v1/models lists those that "
+                "there are.",
+                code="adapter_not_found",
+                param=param,
+            )
         return adapter
 
-    def require_usable(self, name: str) -> None:
+    def require_usable(self, name: str, param: str) -> None:
         """Raises MotetError (400) unless an adapter may have this name."""
         if not adapter_name_is_valid(name):
             raise bad_request(
                 f"{name!r} cannot name an adapter: use 1 to 128 letters, digits, '.', '_', '-' or "
                 "'/', beginning with a letter or digit, without '..'.",
-                "lora_name",
+                param,
             )
         if name == self.base_name:
             raise bad_request(
-                f"{name!r} is the name of the base model; choose another for the adapter.",
-                "lora_name",
+                f"{name!r} is the name of the base model; choose another for the adapter.", param
             )
 
-    def give(self, adapter: Adapter) -> None:
-        """Give a name its meaning, whether or not it was forgotten before."""
-        self._catalogue.put(adapter)
-        self._forgotten.discard(adapter.name)
+    def _lies_here(self, adapter: Adapter) -> bool:
+        """Whether somebody asked for one of its versions, or it was found in this directory."""
+        return any(
+            version.source.type is not SourceType.DIRECTORY
+            or (self._directory and Path(version.source.uri).is_relative_to(self._directory.path))
+            for version in adapter.versions.values()
+        )
 
-    async def forget(self, name: str, param: str) -> Adapter:
-        """Forget a name, and what it meant; if it lies in the directory, it is not found again.
-
-        Raises as `adapter`.
-        """
-        lies_there = self._directory is not None and await self._directory.holds(name)
-        adapter = self.adapter(name, param)
-        self._catalogue.remove(name)
-        if lies_there:
-            self._forgotten.add(name)
-        return adapter
-
-    def _adapter_name(self, model: str) -> str:
-        return model.removeprefix(f"{self.base_name}:")
-
-    async def _is_named(self, name: str) -> bool:
-        if name in self._catalogue:
-            return True
-        if self._directory is None or name in self._forgotten or name == self.base_name:
-            return False
-        path = await self._directory.find(name)
-        # Someone may have given it or forgotten it meanwhile.
-        if path is not None and name not in self._catalogue and name not in self._forgotten:
-            self._catalogue.put(Adapter(name, path, int(time.time())))
-        return name in self._catalogue
+    def _meant(self, spelling: Spelling) -> Adapter | Version | None:
+        adapter = self._catalogue.get(spelling.name)
+        if adapter is None:
+            return None
+        if spelling.number is None:
+            return adapter if adapter.alias is not None else None
+        version = adapter.versions.get(spelling.number)
+        if version is None or version.is_draining:
+            return None
+        # What has never been read can be used only where the name means it.
+        was_read = version.digest is not None
+        return version if was_read or version.number in adapter.targets else None
 
 
-def _no_such_model(model: str) -> MotetError:
+def no_such_model(model: str) -> MotetError:
+    """The answer for a model that does not exist, or that whoever asks may not see."""
     return MotetError(
         f"The model {model!r} does not exist. GET /v1/models lists those that do.",
         code="model_not_found",
         param="model",
-    )
-
-
-def _no_such_adapter(name: str, param: str) -> MotetError:
-    return MotetError(
-        f"The LoRA adapter {name!r} cannot be found. GET /v1/models lists those that there are.",
-        code="adapter_not_found",
-        param=param,
     )

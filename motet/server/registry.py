@@ -1,35 +1,37 @@
-"""The adapters of a server: loaded when they are first used, replaced, pinned, forgotten.
+"""The adapters of a server, as its requests see them: which version they get, loaded when used.
 
-Owns: that one thing at a time happens to a name, and the order of the steps in it.
-Does not know: HTTP, nor what an adapter holds (the engine checks that).
+Owns: what happens between a model's name in a request and a digest in the engine; what is loaded
+again after a restart.
+Does not know: HTTP, what an adapter holds (the engine checks that), nor how an admin changes
+what a name means (`deployments.py`).
 
-A name costs nothing until it is used. A request takes its digest when it is admitted. A reload
-swaps the name in one step: requests before it end on the old weights, requests after it begin on
-the new ones. A restarted engine knows no adapter; each is loaded into it again when it is used,
-and only the same content will do.
+A name costs nothing until it is used. A request takes its version when its model is resolved,
+and keeps it to its end, whatever becomes of the name. A restarted engine knows no adapter; each
+is loaded into it again when it is used, and only the same content will do.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import structlog
 
-from motet.adapters.roots import confine
 from motet.core.errors import AdapterError, MotetError
 from motet.core.messages import AdapterInfo
+from motet.server.adapter import Adapter, Version, VersionState
 from motet.server.adapter_dir import AdapterDirectory
-from motet.server.catalogue import Adapter, Catalogue
+from motet.server.catalogue import Catalogue
 from motet.server.engine_client import EngineClient
-from motet.server.errors import bad_request
-from motet.server.names import AdapterNames
+from motet.server.holdings import Holdings
+from motet.server.leases import Lease, Leases
+from motet.server.names import AdapterNames, no_such_model
+from motet.server.principal import Principal
+from motet.server.records import Records
+from motet.server.registry_store import RegistryStore
 from motet.server.single_flight import SingleFlight
-from motet.server.versions import Versions
 
 _MAX_LOADS_AT_ONCE = 8  # after a restart
 
@@ -44,14 +46,32 @@ class Served:
     info: AdapterInfo | None
 
 
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a request's model came to.
+
+    Attributes:
+        model: names exactly this from now on: the base model, or one version.
+        label: the name without a version, for logs and metrics.
+        version: its number; None for the base model.
+        lease: keeps the version until the request has ended.
+    """
+
+    model: str
+    label: str
+    version: int | None = None
+    lease: Lease | None = None
+
+
 class AdapterRegistry:
     """Adapters by name.
 
     Args:
         client: the engine; after a restart it has this registry load what must be there at once.
         base_name: the name of the base model, which no adapter may have.
-        roots: directories below which `load` may read.
+        roots: directories below which adapters may lie.
         directory: whose folders name adapters, if there is one.
+        store: keeps what changes over restarts of the server; None keeps nothing.
     """
 
     def __init__(
@@ -60,179 +80,148 @@ class AdapterRegistry:
         base_name: str,
         roots: Sequence[Path],
         directory: AdapterDirectory | None,
+        store: RegistryStore | None,
     ) -> None:
-        self.catalogue = Catalogue()
-        self.names = AdapterNames(base_name, self.catalogue, directory)
+        self.records = Records(store)
+        self.names = AdapterNames(base_name, self.records, directory)
+        self.holdings = Holdings(client, roots)
+        self.leases = Leases()
         self._client = client
-        self._roots = tuple(roots)
-        self._versions = Versions(client, roots)
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loads: SingleFlight[None] = SingleFlight()
-        client.on_restart = self._load_after_restart
+        client.on_restart = self.load_required
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return self.records.catalogue
+
+    async def resolve(self, model: str, principal: Principal, sticky_key: str) -> Resolved:
+        """The version that a request for `model` gets, from now on to its end.
+
+        Args:
+            sticky_key: requests of one key get one version of several, while the weights stay.
+
+        Raises:
+            MotetError: 404 `model_not_found`, also for what `principal` may not use.
+        """
+        found = await self.names.find(model, principal)
+        if found is None:
+            return Resolved(self.names.base_name, self.names.base_name)
+        version = found if isinstance(found, Version) else _chosen(found, sticky_key)
+        return Resolved(version.id, version.name, version.number, self.leases.take(version.id))
 
     def needs_load(self, model: str) -> bool:
-        """Whether what `model` names must be loaded before it is served. Raises MotetError (404)"""
-        adapter = self.names.resolve(model)
-        return adapter is not None and not self._versions.is_loaded(adapter)
+        """Whether what `resolve` came to must be loaded. Raises MotetError (404): it is gone."""
+        version = self._version(model)
+        return version is not None and not self.holdings.has(version)
 
     async def ensure_loaded(self, model: str) -> None:
-        """Load what `model` names, unless that has been done. All who ask wait for one load.
+        """Load what `resolve` came to, unless that was done. All who ask wait for one load.
 
         Raises:
             AdapterError: it cannot be loaded; `adapter_unavailable` if it could be before.
-            MotetError: there is no such model, or the engine is not ready.
+            MotetError: it is gone, or the engine is not ready.
         """
-        adapter = self.names.resolve(model)
-        if adapter is not None and not self._versions.is_loaded(adapter):
-            await self._loads.run(adapter.name, lambda: self._load_named(adapter.name))
+        if self.needs_load(model):
+            await self._loads.run(model, lambda: self._load_used(model))
 
     def admit(self, model: str) -> Served:
-        """What a request for `model` gets from now on to its end.
+        """What a request is sent to the engine with.
 
         Raises:
-            MotetError: there is no such model, or a restart of the engine came between the load
-                and this.
+            MotetError: it is gone, or a restart of the engine came between the load and this.
         """
-        adapter = self.names.resolve(model)
-        if adapter is None:
+        version = self._version(model)
+        if version is None:
             return Served(self.names.base_name, None)
-        if not self._versions.is_loaded(adapter):
+        if not self.holdings.has(version):
             raise MotetError(
-                f"The engine was restarted before {adapter.name!r} could be used. Try again.",
+                f"The engine was restarted before {version.name!r} could be used. Try again.",
                 code="engine_restarting",
             )
-        return Served(adapter.name, adapter.info)
+        return Served(version.name, version.info)
 
-    async def load(
-        self, name: str, path: str, *, load_inplace: bool = False, pinned: bool | None = None
-    ) -> Adapter:
-        """Load an adapter from below the allowed roots, or replace it in place.
+    def state_of(self, version: Version) -> VersionState:
+        """How far a version has come. One that the engine does not hold is EVICTED."""
+        if version.state is VersionState.READY and not self.holdings.has(version):
+            return VersionState.EVICTED
+        return version.state
 
-        Args:
-            pinned: keep it on the device; None is as it was under this name.
+    async def load_required(self) -> None:
+        """Load what must be there before requests come: pinned adapters, and those of `--adapter`.
 
-        Raises:
-            AdapterError: the path is not allowed, or the engine refuses the adapter or the pin;
-                an older version under this name goes on serving.
-            MotetError: the name is not allowed or taken, or the engine is not ready.
-        """
-        self.names.require_usable(name)
-        async with self._lock(name):
-            self._client.require_ready()
-            previous = self.catalogue.get(name)
-            resolved = self._free_path(previous, path, load_inplace=load_inplace)
-            if pinned is None:
-                pinned = previous is not None and previous.is_pinned
-            reference = await self._versions.take(resolved, is_pinned=pinned)
-            is_static = previous is not None and previous.is_static
-            adapter = Adapter(name, resolved, int(time.time()), reference, pinned, is_static)
-            self.names.give(adapter)
-            if previous is not None:
-                self._versions.give_back(previous)
-        return adapter
-
-    async def load_static(self, name: str, path: Path) -> None:
-        """Load an adapter that the operator gave at start, from anywhere. Raises as `load`."""
-        self.names.require_usable(name)
-        if name in self.catalogue:
-            raise _name_taken(name)
-        resolved = confine(path.absolute(), (path.absolute(),))
-        reference = await self._versions.take(resolved, is_pinned=False)
-        now = int(time.time())
-        self.names.give(Adapter(name, resolved, now, reference, is_static=True))
-
-    async def unload(self, name: str) -> None:
-        """Forget a name. Its running requests go on; the engine waits for them.
+        What cannot be loaded is logged; it does not hold the others up.
 
         Raises:
-            MotetError: 404 if there is no such adapter, or the engine is not ready.
+            MotetError: the engine died meanwhile.
         """
-        await self.names.look_up(name, "lora_name")
-        async with self._lock(name):
-            self._client.require_ready()
-            self._versions.give_back(await self.names.forget(name, "lora_name"))
-
-    async def pin(self, name: str) -> Adapter:
-        """Keep an adapter on the device, loading it first if need be; waits until it is there.
-
-        Raises:
-            AdapterError: it cannot be loaded, or pins would leave too little of the pool.
-            MotetError: 404 if there is no such adapter, or the engine is not ready.
-        """
-        await self.names.look_up(name, "name")
-        async with self._lock(name):
-            self._client.require_ready()
-            adapter = self.names.adapter(name, "name")
-            if not self._versions.is_loaded(adapter):
-                adapter = await self._versions.take_again(adapter, "name")
-                self.catalogue.put(adapter)
-            if not adapter.is_pinned:
-                adapter = await self._versions.pin(adapter)
-                self.catalogue.put(adapter)
-        return adapter
-
-    async def unpin(self, name: str) -> Adapter:
-        """Let an adapter be evicted again. Raises MotetError as `unload`."""
-        await self.names.look_up(name, "name")
-        async with self._lock(name):
-            self._client.require_ready()
-            adapter = self.names.adapter(name, "name")
-            if adapter.is_pinned:
-                adapter = self._versions.unpin(adapter)
-                self.catalogue.put(adapter)
-        return adapter
-
-    def _free_path(self, previous: Adapter | None, path: str, *, load_inplace: bool) -> Path:
-        """Where to load from. A name may be loaded once more only in place.
-
-        One that has never been loaded is not taken, if this is where it lies.
-        """
-        if load_inplace or previous is None:
-            return confine(path, self._roots)
-        if previous.reference is not None:
-            raise _name_taken(previous.name)
-        resolved = confine(path, self._roots)
-        if resolved != previous.path.resolve():
-            raise _name_taken(previous.name)
-        return resolved
-
-    def _lock(self, name: str) -> asyncio.Lock:
-        lock = self._locks.get(name)
-        if lock is None:
-            lock = self._locks[name] = asyncio.Lock()
-        return lock
-
-    async def _load_named(self, name: str) -> None:
-        async with self._lock(name):
-            self._client.require_ready()
-            await self._load_unless_held(name)
-
-    async def _load_unless_held(self, name: str) -> None:
-        adapter = self.catalogue.get(name)
-        if adapter is not None and not self._versions.is_loaded(adapter):
-            self.catalogue.put(await self._versions.take_again(adapter, "model"))
-
-    async def _load_after_restart(self) -> None:
-        """Load what must be there at once. Raises MotetError if the new engine dies too."""
         limit = asyncio.Semaphore(_MAX_LOADS_AT_ONCE)
 
-        async def load(name: str) -> None:
-            async with limit, self._lock(name):
+        async def load(version: Version) -> None:
+            async with limit, self.records.lock(version.name):
                 try:
-                    await self._load_unless_held(name)
+                    await self._load_unless_held(version.name, version.number)
                 except AdapterError as error:
-                    _log.error("adapter not loaded again", adapter=name, reason=error.message)
+                    _log.error("adapter not loaded again", adapter=version.id, reason=error.message)
 
         async with asyncio.TaskGroup() as group:
             for adapter in self.catalogue.all():
                 if adapter.is_pinned or adapter.is_static:
-                    group.create_task(load(adapter.name))
+                    for number in adapter.targets:
+                        group.create_task(load(adapter.versions[number]))
+
+    def _version(self, model: str) -> Version | None:
+        if model == self.names.base_name:
+            return None
+        version = self.names.version(model)
+        if version is None:
+            raise no_such_model(model)
+        return version
+
+    async def _load_used(self, version_id: str) -> None:
+        spelling = self.names.parse(version_id)
+        assert spelling.number is not None
+        async with self.records.lock(spelling.name):
+            self._client.require_ready()
+            await self._load_unless_held(spelling.name, spelling.number)
+
+    async def _load_unless_held(self, name: str, number: int) -> None:
+        """Needs the name's lock."""
+        adapter = self.catalogue.get(name)
+        version = None if adapter is None else adapter.versions.get(number)
+        if adapter is None or version is None or self.holdings.has(version):
+            return
+        try:
+            loaded = await self.holdings.load(version, "model")
+        except AdapterError as error:
+            if not version.is_draining:
+                failed = replace(version, state=VersionState.FAILED, reason=error.message)
+                self.records.show(adapter.put(failed))
+            raise
+        adapter = await self._pinned_again(adapter.put(loaded), number)
+        if version.digest is not None:
+            self.records.show(adapter)
+            return
+        try:  # from now on it means this content, also after a restart
+            await self.records.commit(adapter)
+        except BaseException:
+            self.holdings.release(adapter.versions[number])
+            raise
+
+    async def _pinned_again(self, adapter: Adapter, number: int) -> Adapter:
+        version = adapter.versions[number]
+        if not adapter.is_pinned or number not in adapter.targets:
+            return adapter
+        try:
+            return adapter.put(await self.holdings.pin(version, "model"))
+        except AdapterError as error:
+            # It can be served without; whoever looks must not believe that it is pinned.
+            _log.error("adapter no longer pinned", adapter=version.id, reason=error.message)
+            return replace(adapter, is_pinned=False)
+        except BaseException:
+            self.holdings.release(version)
+            raise
 
 
-def _name_taken(name: str) -> MotetError:
-    return bad_request(
-        f"The LoRA adapter {name!r} has already been loaded. If you want to load the adapter in "
-        "place, set 'load_inplace' to true.",
-        "lora_name",
-        code="adapter_already_loaded",
-    )
+def _chosen(adapter: Adapter, key: str) -> Version:
+    assert adapter.alias is not None  # only such names are found
+    return adapter.versions[adapter.alias.choose(adapter.name, key)]

@@ -1,7 +1,7 @@
 """HTTP for the commands that talk to a running server.
 
-Owns: the options that say which server, and the requests to it.
-Does not know: what is asked, nor how an error is shown.
+Owns: the options that say which server, the requests to it, and what an error looks like.
+Does not know: what is asked.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -51,10 +51,11 @@ def request_text(
     key: str | None,
     body: dict[str, Any] | None = None,
     *,
+    method: str | None = None,
     timeout_s: float = _TIMEOUT_S,
 ) -> str:
     """The text of an answer; a POST if there is a body. Raises RemoteError."""
-    with opened(url, path, key, body, timeout_s=timeout_s) as answer:
+    with opened(url, path, key, body, method=method, timeout_s=timeout_s) as answer:
         return answer.read().decode()
 
 
@@ -65,6 +66,7 @@ def opened(
     key: str | None,
     body: dict[str, Any] | None = None,
     *,
+    method: str | None = None,
     timeout_s: float = _TIMEOUT_S,
 ) -> Iterator[HTTPResponse]:
     """An answer to be read. Raises RemoteError, also within the block when it breaks off."""
@@ -73,7 +75,8 @@ def opened(
         headers["Authorization"] = f"Bearer {key}"
     data = None if body is None else json.dumps(body).encode()
     try:
-        with urlopen(Request(url + path, data, headers), timeout=timeout_s) as answer:
+        request = Request(url + path, data, headers, method=method)
+        with urlopen(request, timeout=timeout_s) as answer:
             yield answer
     except HTTPError as error:
         raise RemoteError(_reason(error), error.code) from error
@@ -82,6 +85,34 @@ def opened(
         raise RemoteError(
             f"no answer from {url} ({reason}). Is `motet serve` running there?"
         ) from error
+
+
+def send(
+    url: str,
+    path: str,
+    key: str | None,
+    body: dict[str, Any] | None = None,
+    *,
+    method: str | None = None,
+) -> str:
+    """The text of an answer, for a command that an error ends."""
+    with errors_end_the_program():
+        return request_text(url, path, key, body, method=method)
+
+
+@contextmanager
+def errors_end_the_program() -> Iterator[None]:
+    """A RemoteError within is shown, and is the end."""
+    try:
+        yield
+    except RemoteError as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Say what went wrong, and end with status 1."""
+    typer.secho(f"Error: {message}", err=True, fg="red")
+    raise typer.Exit(1)
 
 
 def _reason(error: HTTPError) -> str:

@@ -20,8 +20,7 @@ from rich.console import Console
 from starlette.types import ASGIApp
 from uvicorn.loops.auto import auto_loop_factory
 
-from motet.core.errors import MotetError
-from motet.server.adapter_dir import AdapterDirectory
+from motet.server.adapter_startup import adapter_directory, opened_store, running_adapters
 from motet.server.app import create_apps
 from motet.server.auth import Surface
 from motet.server.banner import print_banner
@@ -114,7 +113,8 @@ async def serve(
             adapter cannot be loaded.
     """
     keys = await open_key_ring(config)
-    with bound_sockets(config) as listeners:  # a taken port is noticed before a model is loaded
+    # A taken port or a damaged registry is noticed before a model is loaded.
+    with bound_sockets(config) as listeners, opened_store(config) as store:
         model_dir = await asyncio.to_thread(model_dir_for, config.engine.model)
         name = config.engine.model_name or _default_name(config.engine.model)
         tokenizer = await asyncio.to_thread(TextTokenizer.from_dir, model_dir)
@@ -122,42 +122,22 @@ async def serve(
         engine_config = msgspec.structs.replace(
             config.engine, model=str(model_dir), model_name=name, eos_token_ids=eos_token_ids
         )
-        directory = _adapter_directory(config)
+        directory = adapter_directory(config)
         client = EngineClient(engine_config, engine_command, config.most_queued)
         try:
             await client.start()
-            registry = AdapterRegistry(client, name, config.allowed_roots, directory)
-            await load_static_adapters(config, registry)
-            await registry.names.name_directory()
             vocab_size = client.info.shape.vocab_size
             file = model_dir / "tokenizer.json"
             async with (
                 following(keys, config.keys_file),
                 grammar_service(file, vocab_size, eos_token_ids) as grammars,
+                running_adapters(config, client, name, directory, store) as adapters,
             ):
-                apps = create_apps(config, client, registry, tokenizer, keys, grammars)
+                registry, admin = adapters
+                apps = create_apps(config, client, registry, admin, tokenizer, keys, grammars)
                 await _serve_http(config, apps, listeners, client, registry, on_started)
         finally:
             await client.close()
-
-
-async def load_static_adapters(config: ServeConfig, registry: AdapterRegistry) -> None:
-    """Load what `--adapter` gives, in that order. Raises MotetError with the first that fails."""
-    for name, path in config.adapters:
-        try:
-            await registry.load_static(name, path)
-        except MotetError as error:
-            raise MotetError(
-                f"The adapter {name} at {path} cannot be loaded: {error.message}",
-                code=error.code,
-                param=error.param,
-            ) from error
-
-
-def _adapter_directory(config: ServeConfig) -> AdapterDirectory | None:
-    if config.adapter_dir is None:
-        return None
-    return AdapterDirectory(config.adapter_dir, config.allowed_roots)
 
 
 def _default_name(model: str | None) -> str:
@@ -179,6 +159,7 @@ async def _serve_http(
     urls = {surface: url_of(listener) for surface, listener in listeners.items()}
 
     def stop() -> None:
+        registry.records.events.close()  # a drain would wait for those who watch
         for server in servers.values():
             server.stop()
 

@@ -6,6 +6,7 @@ Does not know: how anything is served (`run.py`, which is imported only when the
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -32,6 +33,14 @@ def _named_path(text: str) -> tuple[str, Path]:
     if not (name and separator and path):
         raise ConfigError(f"--adapter {text!r} should be NAME=PATH.", param="adapter")
     return name, Path(path)
+
+
+def _default_state_dir(port: int) -> Path | None:
+    """One for each port that is known beforehand, as the XDG base directories have it."""
+    if port == 0:
+        return None
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "motet" / str(port)
 
 
 def _optional_bytes(size: str | None) -> int | None:
@@ -82,11 +91,46 @@ def serve(
             rich_help_panel=_ADAPTERS,
         ),
     ] = None,
+    watch_adapter_dir: Annotated[
+        bool,
+        typer.Option(
+            "--watch-adapter-dir",
+            help="Follow --adapter-dir: a folder that changes becomes a new version, one that "
+            "goes is drained. Needs motet[watch].",
+            rich_help_panel=_ADAPTERS,
+        ),
+    ] = False,
     adapter_root: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="DIR",
             help="A directory below which POST /v1/load_lora_adapter may read; may be repeated.",
+            rich_help_panel=_ADAPTERS,
+        ),
+    ] = None,
+    allow_hub_org: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORG",
+            help="An organisation on the Hugging Face Hub that adapters may be loaded from; may "
+            "be repeated.",
+            rich_help_panel=_ADAPTERS,
+        ),
+    ] = None,
+    allow_bucket: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="s3://BUCKET/PREFIX",
+            help="Where in S3 adapters may be loaded from; may be repeated. Needs motet[s3].",
+            rich_help_panel=_ADAPTERS,
+        ),
+    ] = None,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the versions, aliases and pins of adapters are kept over restarts.",
+            show_default="$XDG_STATE_HOME/motet/PORT; nothing is kept with --port 0",
             rich_help_panel=_ADAPTERS,
         ),
     ] = None,
@@ -341,7 +385,11 @@ def serve(
             port=port,
             adapters=tuple(_named_path(text) for text in adapter or []),
             adapter_dir=adapter_dir,
+            watch_adapter_dir=watch_adapter_dir,
             adapter_roots=tuple(adapter_root or []),
+            hub_orgs=tuple(allow_hub_org or []),
+            buckets=tuple(allow_bucket or []),
+            state_dir=state_dir or _default_state_dir(port),
             api_key=api_key,
             admin_key=admin_key,
             keys_file=keys_file,

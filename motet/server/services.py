@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from motet.server.adapter_admin import AdapterAdmin
 from motet.server.config import ServeConfig
 from motet.server.engine_client import EngineClient
 from motet.server.grammar_service import GrammarService
@@ -24,6 +25,7 @@ class Services:
     config: ServeConfig
     client: EngineClient
     registry: AdapterRegistry
+    admin: AdapterAdmin
     tokenizer: TextTokenizer
     grammars: GrammarService
     metrics: Metrics

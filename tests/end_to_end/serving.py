@@ -55,7 +55,7 @@ def serve(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Iter
             stdout=sink,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "XDG_STATE_HOME": str(log.parent / "state"), **(env or {})},
         )
         server = Server(f"http://127.0.0.1:{port}", process, log)
         try:

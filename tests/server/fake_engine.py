@@ -226,6 +226,8 @@ class FakeEngine:
 
     def _load(self, message: LoadAdapter) -> None:
         weights = Path(message.path) / "weights"
+        if not weights.exists():  # the name that it has when it comes from elsewhere
+            weights = weights.with_name("adapter_model.safetensors")
         time.sleep(self._options.fake_load_s)
         content = weights.read_bytes() if weights.is_file() else b"bad"
         self._counts["num_adapter_reads"] += 1

@@ -88,7 +88,7 @@ def running_server(
         config: options of any engine, as in EngineConfig.
         options: those of ServeConfig.
     """
-    engine_config = EngineConfig(model=str(model_dir), model_name=BASE, **(config or {}))
+    engine_config = EngineConfig(model=str(model_dir), **{"model_name": BASE, **(config or {})})
     serve_config = ServeConfig(engine=engine_config, port=0, **options)
     is_started = threading.Event()
     found: list[Started] = []

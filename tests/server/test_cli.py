@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from motet.server.cli import app
 from tests.server.conftest import write_adapter
+from tests.server.fake_engine import digest_of
 from tests.server.running_server import RunningServer, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -78,7 +79,7 @@ def is_alive(pid: int) -> bool:
 
 
 def motet(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     return result.exit_code, result.output
 
 
@@ -164,7 +165,7 @@ def test_keys_come_from_the_environment_and_are_never_printed(
         served.process.wait(20)
         assert "secret" not in served.text
         assert "YOUR_KEY" in served.text
-        assert '"adapter loaded"' in served.text
+        assert '"action": "adapter.create"' in served.text
 
 
 @pytest.mark.slow
@@ -240,26 +241,40 @@ def test_a_taken_port_is_noticed_before_the_model_is_loaded(
 
 
 def test_adapters_of_a_running_server(server: RunningServer, tmp_path: Path) -> None:
-    root = server.started.registry.catalogue.all()[0].path.parent
+    root = server.started.registry.catalogue.get("red").main.path.parent
     write_adapter(root / "green", b"green")
     try:
         where = ("--url", server.url)
-        assert motet("adapters", "load", "green", str(root / "green"), *where) == (
-            0,
-            "Success: LoRA adapter 'green' added successfully.\n",
-        )
+        loading = ("adapters", "load", "green")
+        for folder, options, version in (
+            ("green", (), 1),
+            ("red", ("--no-activate",), 2),
+            ("red", ("--sha256", digest_of(b"red")), 2),
+        ):
+            printed = motet(*loading, str(root / folder), *options, *where)
+            assert printed == (0, f"green@{version} is ready.\n")
         status, listed = motet("adapters", "list", *where)
         assert status == 0
-        assert all(name in listed for name in ("tiny", "red", "blue", "green"))
-        status, refused = motet("adapters", "load", "green", str(root / "green"), *where)
-        assert status == 1
-        assert "already been loaded" in refused
-        again = ("adapters", "load", "green", str(root / "red"), "--replace", *where)
-        assert motet(*again)[0] == 0
-        assert motet("adapters", "unload", "green", *where)[0] == 0
-        status, refused = motet("adapters", "unload", "green", *where)
-        assert status == 1
-        assert "cannot be found" in refused
+        assert all(name in listed for name in ("red", "blue", "green", "ready", "pending"))
+        for verb, arguments, expected in (
+            ("alias", ("1=3", "v2=1"), "green is version 1 (75%), version 2 (25%).\n"),
+            ("rollback", (), "green is version 2 (100%) again.\n"),
+            ("alias", ("2",), "green is version 2 (100%).\n"),
+            ("pin", (), "green is pinned.\n"),
+            ("unpin", (), "green is not pinned.\n"),
+        ):
+            assert motet("adapters", verb, "green", *arguments, *where) == (0, expected)
+        for arguments, reason in (
+            (("load", "green", "/nowhere"), "not under an allowed adapter root"),
+            (("load", "green", "hf:org/name@main"), "not allowed"),
+            (("alias", "green", "1=x"), "VERSION=WEIGHT"),
+            (("delete", "green@2"), "Point it elsewhere first"),
+            (("delete", "nothing"), "cannot be found"),
+        ):
+            status, refused = motet("adapters", *arguments, *where)
+            assert (status, reason in refused) == (1, True), refused
+        assert motet("adapters", "delete", "green@1", *where) == (0, "green@1 is deleted.\n")
+        assert motet("adapters", "delete", "green", *where) == (0, "green is deleted.\n")
     finally:
         (root / "green" / "weights").unlink()
 

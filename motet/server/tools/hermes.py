@@ -19,6 +19,7 @@ from motet.server.tools.parser import CallParser, Passage
 
 OPEN_TAG = "<tool_call>"
 CLOSE_TAG = "</tool_call>"
+_CLOSING = "</"  # what is this may still be a closing tag, but no opening one
 
 
 class HermesForm:
@@ -91,6 +92,8 @@ class _TagGate:
         # White space at the end is content, unless all before it was calls' to the last tag.
         space = self._take_space()
         tag = self._take_tag()
+        if self._may_close and tag.startswith(_CLOSING):  # cut off: the call it closes is whole
+            return ""
         return tag and space + tag if self._touches_call else space + tag
 
     def _pass_first_of_tag(self) -> Passage:

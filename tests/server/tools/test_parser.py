@@ -136,6 +136,8 @@ def test_arguments_come_as_they_were_written(
         ),
         # All that makes a call has come.
         ('<tool_call>{"name": "f", "arguments": {}', "", [("f", "{}")]),
+        # The answer was cut off within the tag behind it.
+        (f"<tool_call>\n{call('f', {})}\n</tool_c", "", [("f", "{}")]),
         # Without a tag it is an answer in JSON.
         (call("f", {}), call("f", {}), []),
     ],

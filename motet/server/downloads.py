@@ -1,0 +1,134 @@
+"""Files of adapters that come from elsewhere, kept on this machine.
+
+Owns: the directory of downloads, and the limits on what one may take.
+Does not know: what may be fetched (`sources.py`), nor any protocol (`hub_source.py`,
+`s3_source.py`).
+
+A download becomes visible as a whole or not at all: it is written beside its place and renamed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from motet.core.errors import AdapterError
+from motet.server.adapter import Source
+
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+MAX_DOWNLOAD_BYTES = 4 << 30
+DOWNLOAD_TIMEOUT_S = 600.0
+
+_PARTIAL = ".partial-"
+
+
+class RemoteFiles(Protocol):
+    """A place that has files of adapters. Its functions block.
+
+    They raise AdapterError: `adapter_not_found`, or `source_unavailable` if nobody answers.
+    """
+
+    def pinned(self, source: Source) -> Source:
+        """The source with the revision that it means now, which means the same ever after."""
+        ...
+
+    def chunks(self, source: Source, file: str) -> Iterator[bytes]:
+        """A file's content, in pieces. A piece that does not come within seconds is an error."""
+        ...
+
+
+class Downloads:
+    """A directory of downloads, one folder for each pinned source."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    async def fetch(self, files: RemoteFiles, source: Source) -> tuple[Source, Path]:
+        """Fetch a source, unless it is here: the pinned source, and its folder.
+
+        Raises:
+            AdapterError: as `RemoteFiles`, or it is too large or takes too long.
+        """
+        return await asyncio.to_thread(self._fetch, files, source)
+
+    async def discard(self, path: Path) -> None:
+        """Delete a folder of this directory; any other is left alone."""
+        if path.parent == self._directory:
+            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+
+    def sweep(self, used: Collection[Path]) -> None:
+        """Delete all but these folders: what was interrupted, and what nobody knows any more."""
+        for path in self._directory.iterdir():
+            if path not in used:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _fetch(self, files: RemoteFiles, source: Source) -> tuple[Source, Path]:
+        limit = _Limit(MAX_DOWNLOAD_BYTES, DOWNLOAD_TIMEOUT_S)
+        pinned = files.pinned(source)
+        path = self._directory / _folder(pinned)
+        if path.is_dir():
+            return pinned, path
+        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self._directory))
+        try:
+            for file in FILES:
+                _write(partial / file, files.chunks(pinned, file), limit)
+            _publish(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return pinned, path
+
+
+class _Limit:
+    """What one download may still take."""
+
+    def __init__(self, max_bytes: int, timeout_s: float) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes_left = max_bytes
+        self._timeout_s = timeout_s
+        self._deadline_s = time.monotonic() + timeout_s
+
+    def take(self, num_bytes: int) -> None:
+        """Raises AdapterError if that is too much."""
+        self._num_bytes_left -= num_bytes
+        if self._num_bytes_left < 0:
+            raise AdapterError(
+                f"The adapter is larger than {self._max_bytes} bytes, which is all that this "
+                "server downloads. Copy it to the server and load it from there.",
+                code="adapter_too_large",
+            )
+        if time.monotonic() > self._deadline_s:
+            raise AdapterError(
+                f"The download took longer than {self._timeout_s:g} seconds. Try again, or copy "
+                "the adapter to the server and load it from there.",
+                code="source_unavailable",
+            )
+
+
+def _write(path: Path, chunks: Iterator[bytes], limit: _Limit) -> None:
+    with path.open("wb") as file:
+        for chunk in chunks:
+            limit.take(len(chunk))
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(partial: Path, path: Path) -> None:
+    try:
+        partial.rename(path)
+    except OSError:
+        if not path.is_dir():  # else another download of the same was quicker
+            raise
+
+
+def _folder(source: Source) -> str:
+    text = f"{source.type.value}\0{source.uri}\0{source.revision}"
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
