@@ -88,7 +88,8 @@ def load_adapter(
             "unsupported_format", "corrupt_adapter", "unsupported_adapter", "wrong_base_model" or
             "invalid_adapter", and a message that names the field or tensor at fault.
     """
-    return to_deltas(read_lora(path, shape, root=root, is_resolved=is_resolved, pace=pace), pace=pace)
+    checkpoint = read_lora(path, shape, root=root, is_resolved=is_resolved, pace=pace)
+    return to_deltas(checkpoint, pace=pace)
 
 
 def read_lora(

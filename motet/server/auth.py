@@ -5,7 +5,8 @@ Does not know: what the routes do, nor where keys come from (`key_ring.py`).
 
 - `/live`, `/ready` and `/health` are open: probes carry no keys and learn nothing.
 - Everything else needs a key as soon as any key is set, whether or not there is such a route;
-  so does `/metrics`, which names the adapters and so the tenants. Prometheus sends a bearer token.
+  so does `/metrics`, which names the adapters and so the tenants: a key that may not see all of
+  them does not open it. Prometheus sends a bearer token.
 - Everything below `/admin/`, and loading and unloading, need a key with the admin role; if only
   an API key is set, that one has it. Where these routes have a listener of their own, the public
   one does not have them.
@@ -84,7 +85,8 @@ class AuthMiddleware:
         if path in OPEN_PATHS:
             return
         headers = Headers(scope=scope)
-        require_allowed_host(headers.get("host", ""), self._allowed_hosts, has_keys=self._has_keys)
+        for host in headers.getlist("host"):  # more than one is a trick
+            require_allowed_host(host, self._allowed_hosts, has_keys=self._has_keys)
         key = self._key_in(headers) if self._has_keys else None
         if not path.isprintable() or not self._surface.has(path):
             raise unknown_url(scope["method"], path)
@@ -95,6 +97,12 @@ class AuthMiddleware:
             raise MotetError(
                 "This key may neither manage adapters nor look into the server; that takes an "
                 "admin key.",
+                code="insufficient_permissions",
+            )
+        if path == METRICS_PATH and principal.adapters is not None and not principal.is_admin:
+            raise MotetError(
+                "Metrics name all adapters, and this key may see some only; that takes a key "
+                "without a list of adapters.",
                 code="insufficient_permissions",
             )
         context = context_of(scope)

@@ -7,6 +7,7 @@ Does not know: HTTP (`admin_events.py`), nor what an event means.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_EVENTS = 1024
+
+
+_ID = re.compile(r"(?P<run>[0-9a-f]+)-(?P<number>[0-9]{1,18})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,8 @@ class EventLog:
         """
         if last_event_id is None:
             return self._num_events
-        run, _, number = last_event_id.rpartition("-")
-        return int(number) if run == self._run and number.isdecimal() else 0
+        match = _ID.fullmatch(last_event_id)
+        return int(match["number"]) if match and match["run"] == self._run else 0
 
     async def after(self, position: int) -> AsyncIterator[Event]:
         """The events after this one that are still known, then each as it comes."""
