@@ -1,13 +1,13 @@
 """What the documents say exists: commands, options, links, parameters, metrics."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import typer
 
@@ -188,18 +188,13 @@ def test_the_api_page_has_every_route() -> None:
 
 
 def test_the_operations_page_has_every_metric() -> None:
-    from motet.core.messages import EngineStats
     from motet.server.metrics import Metrics
+    from tests.server.stats import some_snapshot, some_stats
 
-    values = {str: "id", int: 1, float: 0.5, list[str]: []}
-    fields = msgspec.structs.fields(EngineStats)
-    stats = EngineStats(**{field.name: values[field.type] for field in fields})
     metrics = Metrics()
-    metrics.observe_request("m", 200, 0.1)
-    metrics.add_tokens("m", 1, 1)
-    text = metrics.render(stats, is_ready=True, num_adapters=1, names_of=lambda _: []).decode()
+    metrics.update(some_snapshot(stats=some_stats(), engine_pid=os.getpid()))
+    text = metrics.exposition().decode()
     exposed = set(re.findall(r"^# TYPE (\S+) (?:counter|gauge|histogram)$", text, re.MULTILINE))
-    exposed = {name for name in exposed if not name.endswith("_created")}
     page = (ROOT / "docs" / "operations.md").read_text()
-    documented = set(re.findall(r"`((?:motet_|vllm:)\w+)", page))
+    documented = set(re.findall(r"`((?:motet_|vllm:|process_)\w+)", page))
     assert exposed == documented

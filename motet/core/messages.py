@@ -87,6 +87,12 @@ class GetMemory(msgspec.Struct, tag=True, frozen=True):
     operation_id: str
 
 
+class Ping(msgspec.Struct, tag=True, frozen=True):
+    """Ask for a `Pong`: the engine sends it between two steps, so it says that there are steps."""
+
+    operation_id: str
+
+
 class Shutdown(msgspec.Struct, tag=True, frozen=True):
     """End the engine process."""
 
@@ -100,6 +106,7 @@ ToEngine = (
     | UnpinAdapter
     | GetStats
     | GetMemory
+    | Ping
     | Shutdown
 )
 
@@ -151,6 +158,7 @@ class TokenOutput(msgspec.Struct, frozen=True):
         logprobs: of each new token, if they were asked for.
         prompt_logprobs: of the prompt's tokens from the second on, if they were asked for; in the
             first output of a request.
+        queue_s: how long the request waited until it first ran; the same in all its outputs.
     """
 
     request_id: str
@@ -159,6 +167,7 @@ class TokenOutput(msgspec.Struct, frozen=True):
     num_cached_tokens: int = 0
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
+    queue_s: float = 0.0
 
 
 class StepOutput(msgspec.Struct, tag=True, frozen=True):
@@ -202,6 +211,12 @@ class AdapterRefused(msgspec.Struct, tag=True, frozen=True):
 
 class AdapterPinned(msgspec.Struct, tag=True, frozen=True):
     """The adapter is pinned."""
+
+    operation_id: str
+
+
+class Pong(msgspec.Struct, tag=True, frozen=True):
+    """The engine is alive."""
 
     operation_id: str
 
@@ -286,6 +301,7 @@ FromEngine = (
     | AdapterLoaded
     | AdapterRefused
     | AdapterPinned
+    | Pong
     | EngineStats
     | MemoryReport
 )

@@ -195,4 +195,4 @@ class EngineAdapters:
             self._send(RequestFailed(request_id, "adapter_unavailable", message))
         while self._residency.is_pinned(digest):  # else it would be tried in every step
             self._residency.unpin(digest)
-            _log.error("a pinned adapter was unpinned: %s", message)
+            _log.error("a pinned adapter was unpinned: %r", message)

@@ -23,6 +23,8 @@ from motet.core.messages import (
     GetStats,
     LoadAdapter,
     PinAdapter,
+    Ping,
+    Pong,
     ReleaseAdapter,
     RequestFailed,
     StepOutput,
@@ -123,6 +125,8 @@ class Engine:
                 self._adapters.drop_drained()
             case LoadAdapter() | ReleaseAdapter() | PinAdapter() | UnpinAdapter():
                 self._adapters.handle(message)
+            case Ping(operation_id=operation_id):
+                self._send(Pong(operation_id))
             case GetStats(operation_id=operation_id):
                 self._send(
                     stats(operation_id, self._scheduler, self._memory, self._adapters, self._counts)

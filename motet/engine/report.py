@@ -29,12 +29,7 @@ def stats(
     adapters: EngineAdapters,
     counts: StepCounts,
 ) -> EngineStats:
-    """A snapshot. Verifies the pool first: a lost page must not stay unseen.
-
-    Raises:
-        PoolCorruptionError: pages are lost, or held twice.
-    """
-    scheduler.check()
+    """A snapshot. It visits no pages: it is taken at each scrape, between two steps."""
     pool, residency, prefixes, host = (
         memory.pool,
         memory.residency,
@@ -90,7 +85,12 @@ def memory_report(
     adapters: EngineAdapters,
     counts: StepCounts,
 ) -> MemoryReport:
-    """Where everything is. Raises as `stats`."""
+    """Where everything is. Visits every page to verify the pool first: none may be lost unseen.
+
+    Raises:
+        PoolCorruptionError: pages are lost, or held twice.
+    """
+    scheduler.check()
     residency, prefixes = memory.residency, memory.prefixes
     states = dict.fromkeys(residency.loading(), "loading")
     states |= dict.fromkeys(residency.resident(), "resident")

@@ -23,6 +23,7 @@ are not known: a sequence that ends with such a token is computed once too often
 thrown away. Its pages are free at once, since the device does what it is given in order.
 """
 
+import time
 from bisect import insort
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
@@ -174,6 +175,7 @@ class Scheduler:
             tenant=request.tenant,
             arrival=self._num_arrived,
             priority=request.priority,
+            queued_s=time.monotonic(),
             guide=guide,
         )
         insort(self._waiting, seq, key=_place)
@@ -246,7 +248,8 @@ class Scheduler:
                 failure = _guide(seq, token)
             if failure is not None:
                 self._end(seq, is_good=failure != "error")
-                outputs.append(TokenOutput(seq.request_id, [], failure))
+                queue_s = seq.queue_s or 0.0
+                outputs.append(TokenOutput(seq.request_id, [], failure, queue_s=queue_s))
                 continue
             seq.num_computed_tokens = chunk.end
             self.pages.keep_computed(seq)
@@ -349,6 +352,8 @@ class Scheduler:
         if seq.digest is not None:
             self._residency.acquire(seq.digest)
             seq.slot = self._residency.slot(seq.digest)
+        if seq.queue_s is None:
+            seq.queue_s = time.monotonic() - seq.queued_s
         self._waiting.remove(seq)
         insort(self._running, seq, key=_place)
         return True
@@ -424,9 +429,14 @@ def _output(
 ) -> TokenOutput:
     """What is told of a sequence after a step. The first time, its prompt's logprobs go with it."""
     prompt_logprobs, seq.prompt_logprobs = seq.prompt_logprobs, None
-    num_cached_tokens = seq.num_cached_tokens or 0
     return TokenOutput(
-        seq.request_id, token_ids, finish_reason, num_cached_tokens, logprobs, prompt_logprobs
+        seq.request_id,
+        token_ids,
+        finish_reason,
+        seq.num_cached_tokens or 0,
+        logprobs,
+        prompt_logprobs,
+        seq.queue_s or 0.0,
     )
 
 

@@ -64,6 +64,8 @@ class Sequence:
         kept: the first of these, as the prefix cache knows them; the others are its own.
         num_cached_tokens: prompt tokens that it found in the prefix cache when it first ran.
         num_preemptions: how often it was sent back to the queue.
+        queued_s: when it was queued, in monotonic time.
+        queue_s: how long it waited until it first ran; None until then.
         prompt_logprobs: of the prompt's tokens from the second on, as far as they are known. They
             stay when it is preempted, and go with the first output. None, if they were not asked
             for or are gone.
@@ -90,6 +92,8 @@ class Sequence:
     kept: list[PrefixPage] = field(default_factory=list)
     num_cached_tokens: int | None = None
     num_preemptions: int = 0
+    queued_s: float = 0.0
+    queue_s: float | None = None
     prompt_logprobs: list[TokenLogprobs] | None = field(init=False)
     place: tuple[int, int] = field(init=False)
     is_plainly_greedy: bool = field(init=False)

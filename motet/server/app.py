@@ -26,22 +26,17 @@ from motet.server import (
     models,
     tokenize,
 )
-from motet.server.adapter_admin import AdapterAdmin
 from motet.server.auth import AuthMiddleware, Surface
-from motet.server.config import ServeConfig
 from motet.server.context import context_of
 from motet.server.deadline_middleware import DeadlineMiddleware
-from motet.server.engine_client import EngineClient
+from motet.server.drain import DrainMiddleware
 from motet.server.errors import error_response, internal_error, unknown_url
-from motet.server.grammar_service import GrammarService
 from motet.server.key_ring import KeyRing
 from motet.server.limit_middleware import LimitMiddleware
-from motet.server.metrics import Metrics
 from motet.server.middleware import BodyLimitMiddleware, ObserveMiddleware
-from motet.server.registry import AdapterRegistry
 from motet.server.responses.endpoint import create_response
 from motet.server.services import Services
-from motet.server.tokenizer import TextTokenizer
+from motet.server.tracing import RequestTracer
 
 GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/responses"})
 
@@ -81,19 +76,13 @@ _ROUTES = (
 
 
 def create_apps(
-    config: ServeConfig,
-    client: EngineClient,
-    registry: AdapterRegistry,
-    admin: AdapterAdmin,
-    tokenizer: TextTokenizer,
-    keys: KeyRing,
-    grammars: GrammarService,
+    services: Services, keys: KeyRing, tracer: RequestTracer | None
 ) -> dict[Surface, ASGIApp]:
     """The application over a started engine, once for each listener that there is to be.
 
     They share everything but the routes that they have. No state is kept outside the arguments.
     """
-    services = Services(config, client, registry, admin, tokenizer, grammars, Metrics())
+    config = services.config
     app = FastAPI(
         title="Motet",
         openapi_url=None,
@@ -110,13 +99,13 @@ def create_apps(
     app.state.services = services
     bounded = BodyLimitMiddleware(app, config.max_body_bytes)
     limited = DeadlineMiddleware(LimitMiddleware(bounded), config)
+    drained = DrainMiddleware(limited, services.drain)
     is_split = config.admin_address is not None
     surfaces = (Surface.PUBLIC, Surface.ADMIN) if is_split else (Surface.WHOLE,)
+    guarded = {surface: AuthMiddleware(drained, config, keys, surface) for surface in surfaces}
     return {
-        surface: ObserveMiddleware(
-            AuthMiddleware(limited, config, keys, surface), services.metrics, GENERATION_PATHS
-        )
-        for surface in surfaces
+        surface: ObserveMiddleware(each, services.metrics, tracer, GENERATION_PATHS)
+        for surface, each in guarded.items()
     }
 
 

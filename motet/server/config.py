@@ -59,6 +59,9 @@ class ServeConfig:
         max_queue_time_s: from a request's arrival to its first token at most.
         lenient_parameters: unknown request parameters are ignored, rather than refused.
         drain_timeout_s: how long running requests may go on after SIGTERM.
+        engine_timeout_s: an engine that answers nothing for so long is killed and started again.
+        otlp_endpoint: URL of an OpenTelemetry collector, which gets a span of each generation
+            request.
         max_body_bytes: larger requests are refused.
         sse_keep_alive_s: how long a stream may be silent before a comment is sent; None for ever.
 
@@ -89,6 +92,8 @@ class ServeConfig:
     max_queue_time_s: float = 600.0
     lenient_parameters: bool = False
     drain_timeout_s: int = 30
+    engine_timeout_s: float = 120.0
+    otlp_endpoint: str | None = None
     max_body_bytes: int = 4 << 20
     sse_keep_alive_s: float | None = 15.0
 

@@ -8,15 +8,35 @@ from __future__ import annotations
 import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from motet.server.allowance import Allowance
-from motet.server.deadline import Deadline
 from motet.server.keys import KeyLimits
 from motet.server.leases import Lease
 from motet.server.principal import ANYONE, Principal
 
+if TYPE_CHECKING:  # what it carries; these raise errors, and an error's response is told here
+    from motet.server.allowance import Allowance
+    from motet.server.deadline import Deadline
+
 _KEY = "motet.context"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What a generation came to, over all its choices.
+
+    Attributes:
+        num_cached_tokens: prompt tokens that came from the prefix cache.
+        queue_s, ttft_s: of the choice that came first; None if none had a token.
+        finish_reasons: of the choices that ended, in the order of their ends.
+    """
+
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+    queue_s: float | None
+    ttft_s: float | None
+    finish_reasons: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -36,6 +56,8 @@ class RequestContext:
         limits: of the key that it came with; None without a key.
         allowance: what it may use of these limits; None where there are none.
         deadline: when it must be done; only generation requests have one.
+        error_code: the code of the error that it came to, if it did.
+        figures: what its generation came to, once that has ended.
     """
 
     request_id: str
@@ -50,6 +72,8 @@ class RequestContext:
     limits: KeyLimits | None = None
     allowance: Allowance | None = None
     deadline: Deadline | None = None
+    error_code: str | None = None
+    figures: Figures | None = None
 
 
 def put_context(scope: MutableMapping[str, Any], context: RequestContext) -> None:

@@ -69,4 +69,5 @@ class DeadlineMiddleware:
             if not has_started:
                 await error_response(timed_out())(scope, receive, send)
             else:  # returning with half an answer has the server close the connection
-                context_of(scope).status = status_of(timed_out())
+                late, context = timed_out(), context_of(scope)
+                context.status, context.error_code = status_of(late), late.code

@@ -1,6 +1,6 @@
 """The API process's side of the engine: requests out, tokens in, and a watch over its life.
 
-Owns: when the engine may be asked, and the restart of one that died.
+Owns: when the engine may be asked, and the restart of one that died or hangs.
 Does not know: HTTP, text, nor the names of adapters (`registry.py` loads those again).
 """
 
@@ -34,6 +34,8 @@ from motet.core.messages import (
     LoadAdapter,
     MemoryReport,
     PinAdapter,
+    Ping,
+    Pong,
     ReleaseAdapter,
     ToEngine,
     UnpinAdapter,
@@ -46,6 +48,7 @@ from motet.server.token_stream import TokenStream
 ENGINE_COMMAND = (sys.executable, "-m", "motet.engine.process")
 
 _MAX_RESTART_DELAY_S = 30.0
+_HEARTBEAT_INTERVAL_S = 5.0
 _HEALTHY_AFTER_S = 60.0  # an engine that lived this long starts the delays anew
 
 _log = structlog.get_logger()
@@ -72,6 +75,8 @@ class EngineClient:
         config: the engine's options, given to each process that is started.
         command: the engine's program; tests give another.
         max_queued: sequences that may wait for their first token at a time.
+        timeout_s: an engine that answers nothing for so long hangs, and is killed. It answers
+            between its steps, so this is longer than any step takes.
         restart_delay_s: wait before the first restart; it doubles with each failure in a row.
 
     Attributes:
@@ -83,10 +88,12 @@ class EngineClient:
         config: EngineConfig,
         command: Sequence[str] = ENGINE_COMMAND,
         max_queued: int = 1024,
+        timeout_s: float = 120.0,
         restart_delay_s: float = 0.5,
     ) -> None:
         self._config = config
         self._command = tuple(command)
+        self._timeout_s = timeout_s
         self._restart_delay_s = restart_delay_s
         self._context = zmq.asyncio.Context()
         self._directory = tempfile.TemporaryDirectory(prefix="motet-")  # mode 0700
@@ -104,6 +111,11 @@ class EngineClient:
         """What the running engine said of itself, or the last one if none is running."""
         assert self._info is not None, "the engine has not been started"
         return self._info
+
+    @property
+    def pid(self) -> int | None:
+        """The running engine's process; None while there is none."""
+        return None if self._link is None else self._link.pid
 
     @property
     def num_in_flight(self) -> int:
@@ -129,6 +141,11 @@ class EngineClient:
         self._in_flight.fail_all(MotetError(self.unready_reason, code="engine_dead"))
         self._context.destroy(linger=0)
         self._directory.cleanup()
+
+    def give_up(self, error: MotetError) -> None:
+        """Fail all that is in flight, and take nothing more: the server is about to close."""
+        self.unready_reason = error.message
+        self._in_flight.fail_all(error)
 
     def require_ready(self) -> None:
         """Raises MotetError (`engine_restarting`) while the engine cannot take requests."""
@@ -242,20 +259,38 @@ class EngineClient:
         reader = asyncio.create_task(self._read(link), name="engine reader")
         reload = asyncio.create_task(self._become_ready(), name="adapter reload")
         death = asyncio.create_task(link.wait(), name="engine death")
-        watched = {reader, reload, death}
+        heartbeat = asyncio.create_task(self._watch_heartbeat(), name="engine heartbeat")
+        watched = {reader, reload, death, heartbeat}
         try:
             while True:
                 done, watched = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
                 if death in done:
                     return describe_exit(death.result())
-                # The reader never ends well; the reload may, and then there is more to wait for.
+                # Reader and heartbeat never end well; the reload may, and then the others go on.
                 for task in done:
                     if error := task.exception():
                         return f"{task.get_name()}: {error}"
         finally:
-            for task in (reader, reload, death):
+            tasks = (reader, reload, death, heartbeat)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reader, reload, death, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch_heartbeat(self) -> None:
+        """Ask the engine now and then whether it is alive. Raises MotetError once it hangs."""
+        while True:
+            await asyncio.sleep(min(_HEARTBEAT_INTERVAL_S, self._timeout_s / 4))
+            answer = asyncio.create_task(self._in_flight.ask(Ping(_new_id()), Pong))
+            try:
+                # In two halves: if it was this process that stood still, the first is over at
+                # once when it goes on, before the answer that has long been there is read.
+                for _ in range(2):
+                    await asyncio.wait({answer}, timeout=self._timeout_s / 2)
+                if not answer.done():
+                    raise MotetError(f"no answer for {self._timeout_s:g} s", code="engine_dead")
+            finally:
+                answer.cancel()
+                await asyncio.gather(answer, return_exceptions=True)
 
     async def _become_ready(self) -> None:
         """After a restart, have what must be there at once loaded before any request comes."""
@@ -274,6 +309,9 @@ class EngineClient:
     async def _read(self, link: EngineLink) -> None:
         while True:
             self._in_flight.handle(await link.receive())
+            # A message that is there already is received without waiting. Were many of them taken
+            # in one go, streams would be full before their readers had a turn.
+            await asyncio.sleep(0)
 
 
 def _new_id() -> str:

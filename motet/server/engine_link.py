@@ -44,6 +44,10 @@ class EngineLink:
         self._socket = socket
         self.info: EngineReady
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     @classmethod
     async def start(
         cls,

@@ -1,6 +1,6 @@
 """The engine's figures as Prometheus metrics, made anew from each snapshot.
 
-Owns: the names and help texts of these metrics.
+Owns: the names and help texts of these metrics, also those that carry vLLM's names.
 Does not know: how a snapshot is had, nor what the API process counts itself (`metrics.py`).
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -45,9 +47,7 @@ _GAUGES: tuple[_Row, ...] = (
     (
         "motet_pages_usage_ratio",
         "Share of the pool that running requests and pins hold (KV and adapters), 0 to 1.",
-        lambda s: (
-            (s.num_pages_total - s.num_pages_free - s.num_pages_cached) / max(1, s.num_pages_total)
-        ),
+        lambda s: _usage_ratio(s),
     ),
     (
         "motet_adapter_fill_ratio",
@@ -148,61 +148,152 @@ _COUNTERS: tuple[_Row, ...] = (
 )
 
 
+# Those by which the Kubernetes Gateway API Inference Extension chooses a server, and the dashboards
+# that were made for vLLM.
+_VLLM_GAUGES: tuple[_Row, ...] = (
+    ("vllm:num_requests_running", "As motet_running_requests.", lambda s: s.num_running),
+    ("vllm:num_requests_waiting", "As motet_waiting_requests.", lambda s: s.num_waiting),
+    ("vllm:kv_cache_usage_perc", "As motet_pages_usage_ratio.", lambda s: _usage_ratio(s)),
+    (
+        "vllm:gpu_cache_usage_perc",
+        "As motet_pages_usage_ratio; the older name.",
+        lambda s: _usage_ratio(s),
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A server at one moment.
+
+    Attributes:
+        stats: the engine's figures; None while there are none.
+        is_ready: whether the engine takes requests.
+        engine_pid: its process; None while there is none.
+        num_engine_starts: engine processes that were started, the first included.
+        model_name: the base model's name.
+        page_size: KV tokens in a page.
+        num_adapters: adapter names that requests may use.
+        num_queued: sequences that wait for their first token.
+        names_of: the names that mean a digest.
+    """
+
+    stats: EngineStats | None
+    is_ready: bool
+    engine_pid: int | None
+    num_engine_starts: int
+    model_name: str
+    page_size: int
+    num_adapters: int
+    num_queued: int
+    names_of: Callable[[str], Sequence[str]]
+
+
 class EngineCollector:
-    """The engine's own figures, as of one snapshot. Old label sets do not linger."""
+    """The engine's own figures, as of one snapshot. Old label sets do not linger.
+
+    Attributes:
+        pid: the engine's process, if there was one.
+    """
 
     def __init__(self) -> None:
         self._metrics: list[Metric] = []
+        self.pid: int | None = None
 
     def collect(self) -> Iterable[Metric]:
         """The metrics of the last snapshot; none if there was none."""
         return self._metrics
 
-    def update(
-        self,
-        stats: EngineStats | None,
-        num_adapters: int,
-        names_of: Callable[[str], Sequence[str]],
-    ) -> None:
-        """Take a snapshot, or None where there is none.
-
-        Args:
-            num_adapters: adapter names that requests may use.
-            names_of: the names that mean a digest.
-        """
-        if stats is None:
-            self._metrics = []
-            return
-        names = "Adapter names that requests may use."
-        self._metrics = [
-            _lora_requests_info(stats, num_adapters, names_of),
-            GaugeMetricFamily("motet_adapters_loaded", names, value=num_adapters),
-            *(GaugeMetricFamily(name, text, value=of(stats)) for name, text, of in _GAUGES),
-            *(CounterMetricFamily(name, text, value=of(stats)) for name, text, of in _COUNTERS),
-        ]
+    def update(self, snapshot: Snapshot) -> None:
+        """Take a snapshot. Without `stats` the engine's own figures are left out."""
+        self.pid = snapshot.engine_pid
+        self._metrics = _supervision(snapshot)
+        if snapshot.stats is not None:
+            self._metrics += _figures(snapshot, snapshot.stats)
 
 
-def _lora_requests_info(
-    stats: EngineStats, num_adapters: int, names_of: Callable[[str], Sequence[str]]
-) -> Metric:
+def _supervision(snapshot: Snapshot) -> list[Metric]:
+    return [
+        GaugeMetricFamily(
+            "motet_engine_ready",
+            "1 if the engine takes requests.",
+            value=1 if snapshot.is_ready else 0,
+        ),
+        CounterMetricFamily(
+            "motet_engine_restarts",
+            "Engine processes that were started after the first.",
+            value=max(0, snapshot.num_engine_starts - 1),
+        ),
+        GaugeMetricFamily(
+            "motet_adapters_loaded",
+            "Adapter names that requests may use.",
+            value=snapshot.num_adapters,
+        ),
+        GaugeMetricFamily(
+            "motet_queued_sequences",
+            "Sequences that wait for their first token, of which --max-queued allows so many.",
+            value=snapshot.num_queued,
+        ),
+    ]
+
+
+def _figures(snapshot: Snapshot, stats: EngineStats) -> list[Metric]:
+    return [
+        *(GaugeMetricFamily(name, text, value=of(stats)) for name, text, of in _GAUGES),
+        *(CounterMetricFamily(name, text, value=of(stats)) for name, text, of in _COUNTERS),
+        *(_vllm_gauge(row, snapshot.model_name, stats) for row in _VLLM_GAUGES),
+        _cache_config_info(snapshot, stats),
+        _lora_requests_info(snapshot, stats),
+    ]
+
+
+def _usage_ratio(stats: EngineStats) -> float:
+    num_unused = stats.num_pages_free + stats.num_pages_cached
+    return (stats.num_pages_total - num_unused) / max(1, stats.num_pages_total)
+
+
+def _vllm_gauge(row: _Row, model_name: str, stats: EngineStats) -> Metric:
+    name, text, of = row
+    metric = GaugeMetricFamily(name, text, labels=["model_name"])
+    metric.add_metric([model_name], of(stats))
+    return metric
+
+
+def _cache_config_info(snapshot: Snapshot, stats: EngineStats) -> Metric:
+    metric = GaugeMetricFamily(
+        "vllm:cache_config_info",
+        "The pool's pages, for gateways that route by prefix; the value is 1.",
+        labels=["block_size", "num_gpu_blocks"],
+    )
+    metric.add_metric([str(snapshot.page_size), str(stats.num_pages_total)], 1)
+    return metric
+
+
+def _lora_requests_info(snapshot: Snapshot, stats: EngineStats) -> Metric:
     metric = GaugeMetricFamily(
         "vllm:lora_requests_info",
-        "Adapters with running and with waiting requests; the value is the Unix time. The name "
-        "and labels are those that Kubernetes gateways route by. max_lora is the number of "
-        "adapter names, for there is no limit on how many run together.",
+        "Adapters that are on the device and adapters with waiting requests; the value is the Unix "
+        "time. The name and labels are those that Kubernetes gateways route by. max_lora is the "
+        "number of adapter names, for there is no limit on how many run together.",
         labels=["max_lora", "running_lora_adapters", "waiting_lora_adapters"],
     )
+    # Those with running requests go before the idle ones, should there be too many.
+    on_device = dict.fromkeys((*stats.running_adapters, *stats.resident_adapters))
     metric.add_metric(
         [
-            str(max(1, num_adapters)),
-            _joined_names(stats.running_adapters, names_of),
-            _joined_names(stats.waiting_adapters, names_of),
+            str(max(1, snapshot.num_adapters)),
+            _joined_names(on_device, snapshot.names_of),
+            _joined_names(stats.waiting_adapters, snapshot.names_of),
         ],
         time.time(),
     )
     return metric
 
 
-def _joined_names(digests: Sequence[str], names_of: Callable[[str], Sequence[str]]) -> str:
-    names = [name for digest in digests for name in names_of(digest)]
-    return ",".join(names[:_MAX_LISTED_ADAPTERS])
+def _joined_names(digests: Iterable[str], names_of: Callable[[str], Sequence[str]]) -> str:
+    """The names of the first digests, in an order that does not depend on theirs.
+
+    Each text is a time series of its own, so it should change as seldom as it can.
+    """
+    names = (name for digest in digests for name in names_of(digest))
+    return ",".join(sorted(islice(names, _MAX_LISTED_ADAPTERS)))

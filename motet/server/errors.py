@@ -11,8 +11,10 @@ from typing import Any
 
 import orjson
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from motet.core.errors import AdapterError, MotetError
+from motet.server.context import context_of
 
 _STATUS_OF_CODE = {
     "invalid_api_key": 401,
@@ -38,9 +40,11 @@ _STATUS_OF_CODE = {
     "rate_limit_exceeded": 429,
     "headers_too_large": 431,
     "client_closed_request": 499,
+    "client_too_slow": 499,
     "internal_error": 500,
     "engine_dead": 500,
     "engine_restarting": 503,
+    "shutting_down": 503,
     "adapter_unavailable": 503,
     "source_unavailable": 503,
     "overloaded": 503,
@@ -137,7 +141,21 @@ def error_body(error: MotetError) -> dict[str, Any]:
     }
 
 
-def error_response(error: MotetError, headers: dict[str, str] | None = None) -> Response:
+class ErrorResponse(Response):
+    """The response that says an error. Its code is noted in the request's context."""
+
+    media_type = "application/json"
+
+    def __init__(self, error: MotetError, headers: dict[str, str]) -> None:
+        super().__init__(orjson.dumps(error_body(error)), status_of(error), headers)
+        self._code = error.code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context_of(scope).error_code = self._code
+        await super().__call__(scope, receive, send)
+
+
+def error_response(error: MotetError, headers: dict[str, str] | None = None) -> ErrorResponse:
     """The response that says `error`, with the headers that its status calls for."""
     status = status_of(error)
     all_headers = dict(headers or {})
@@ -147,12 +165,7 @@ def error_response(error: MotetError, headers: dict[str, str] | None = None) -> 
         all_headers |= error.headers
     elif status == 503:
         all_headers["Retry-After"] = str(RETRY_AFTER_S)
-    return Response(
-        orjson.dumps(error_body(error)),
-        status_code=status,
-        headers=all_headers,
-        media_type="application/json",
-    )
+    return ErrorResponse(error, all_headers)
 
 
 def unknown_url(method: str, path: str) -> MotetError:

@@ -1,14 +1,12 @@
 """One path from a checked request to pieces of text, for both endpoints, streamed or not.
 
-Owns: the load of an adapter before its first use, admission, the end of what takes too long,
-latency observations.
+Owns: the load of an adapter before its first use, admission, the end of what takes too long.
 Does not know: how tokens become text (`choice.py`), nor the JSON of either endpoint.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 
@@ -23,6 +21,7 @@ from motet.server.choice import Choice, Delta, Usage, best_choices, count_cached
 from motet.server.context import RequestContext, context_of
 from motet.server.deadline import timed_out
 from motet.server.errors import bad_request
+from motet.server.generation_watch import GenerationWatch
 from motet.server.prefix_scope import prefix_scope
 from motet.server.protocol import GenerationParameters
 from motet.server.replies import unless_client_leaves
@@ -39,24 +38,21 @@ class Generation:
 
     def __init__(
         self,
-        services: Services,
         group: str,
-        adapter_label: str,
         stream: TokenStream,
         choices: dict[str, Choice],
         num_prompt_tokens: int,
-        context: RequestContext,
+        watch: GenerationWatch,
         reservation: Reservation | None,
+        timers: Sequence[asyncio.TimerHandle],
     ) -> None:
         self.id = group
-        self._metrics = services.metrics
-        self._label = adapter_label
         self._stream = stream
         self._choices = choices
         self._num_prompt_tokens = num_prompt_tokens
-        self._arrived_s = context.started_s
+        self._watch = watch
         self._reservation = reservation
-        self._timers = _deadline_timers(context, stream)
+        self._timers = timers
         self._is_closed = False
 
     @property
@@ -76,8 +72,9 @@ class Generation:
             choice = self._choices[output.request_id]
             if choice.is_finished:  # at a stop string; this was on its way already
                 continue
-            self._observe_latency(choice, len(output.token_ids))
+            self._watch.output(choice, output)
             delta = choice.push(output)
+            self._watch.delta(delta)
             if choice.is_finished:
                 self._stream.abort(output.request_id)
             if not delta.is_empty:
@@ -98,15 +95,7 @@ class Generation:
         usage = self.usage
         if self._reservation is not None:
             self._reservation.settle(usage.num_prompt_tokens + usage.num_output_tokens)
-        self._metrics.add_tokens(self._label, usage.num_prompt_tokens, usage.num_output_tokens)
-
-    def _observe_latency(self, choice: Choice, num_tokens: int) -> None:
-        now_s = time.monotonic()
-        if choice.last_output_s is None:
-            self._metrics.ttft_s.observe(now_s - self._arrived_s)
-        elif num_tokens:
-            self._metrics.itl_s.observe((now_s - choice.last_output_s) / num_tokens)
-        choice.last_output_s = now_s
+        self._watch.end(usage)
 
 
 def _deadline_timers(context: RequestContext, stream: TokenStream) -> list[asyncio.TimerHandle]:
@@ -253,9 +242,9 @@ def start_generation(
             )
     num_prompt_tokens = sum(len(each) for each in prompts)
     stream, reservation = _submit(services, requests, num_prompt_tokens, context)
-    return Generation(
-        services, group, served.label, stream, choices, num_prompt_tokens, context, reservation
-    )
+    watch = GenerationWatch(services.metrics, served.label, context)
+    timers = _deadline_timers(context, stream)
+    return Generation(group, stream, choices, num_prompt_tokens, watch, reservation, timers)
 
 
 def _submit(

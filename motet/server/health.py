@@ -3,8 +3,8 @@
 Owns: what each of them promises.
 
 `/live`: the API process answers; restarting it would help nothing while this is so. `/ready`: the
-engine takes requests, with the pinned adapters loaded and those that `--adapter` gave. `/health`
-is `/ready` under vLLM's name.
+engine takes requests, with the pinned adapters loaded and those that `--adapter` gave, and the
+server does not drain. `/health` is `/ready` under vLLM's name.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from starlette.responses import Response
 from motet.core.errors import MotetError
 from motet.core.messages import EngineStats
 from motet.server.engine_client import EngineClient
+from motet.server.engine_metrics import Snapshot
 from motet.server.services import services_of
 
 _STATS_TIMEOUT_S = 2.0
@@ -31,19 +32,29 @@ async def live(_: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """200, or 503 with the reason."""
-    services_of(request).client.require_ready()
+    services = services_of(request)
+    services.drain.require_open()
+    services.client.require_ready()
     return _status("ready")
 
 
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     services = services_of(request)
-    body = services.metrics.render(
-        await _stats(services.client),
-        is_ready=services.client.unready_reason is None,
+    client, names = services.client, services.registry.names
+    snapshot = Snapshot(
+        stats=await _stats(client),
+        is_ready=client.unready_reason is None,
+        engine_pid=client.pid,
+        num_engine_starts=client.num_starts,
+        model_name=names.base_name,
+        page_size=client.info.page_size,
         num_adapters=len(services.registry.catalogue),
+        num_queued=len(client.queue),
         names_of=services.registry.catalogue.names_of,
     )
+    services.metrics.update(snapshot)
+    body = await asyncio.to_thread(services.metrics.exposition)
     return Response(body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 

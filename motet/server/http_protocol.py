@@ -1,7 +1,8 @@
-"""uvicorn's HTTP protocol with bounds on what a client may send before the application sees it.
+"""uvicorn's HTTP protocol with bounds on what a client may cost without doing its part.
 
 Owns: the size of URL and headers, the time in which a request must have come, the number of
-connections, and that refusals at this level are OpenAI's error object too.
+connections, that refusals at this level are OpenAI's error object too, and the time that a client
+may take to read anything of what was sent to it.
 Does not know: routes, keys, and bodies, whose size `middleware.py` bounds.
 """
 
@@ -24,15 +25,23 @@ MAX_HEADERS = 100
 
 # From a connection's or a request's first byte to the last of its body.
 RECEIVE_TIMEOUT_S = 60.0
+# Without reading any of what waits for it.
+STALLED_AFTER_S = 60.0
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """Refuses what is too large, and closes connections whose requests do not come to an end."""
+    """Refuses what is too large, and closes connections whose clients do not do their part.
+
+    That is to have a request come to an end, and to read. A client stalls when what is written to
+    it fills its socket's buffers and 64 KiB more, and it then does not read most of these 64 KiB
+    for a minute. Its connection is aborted, which whoever answers it sees as its departure.
+    """
 
     _reads_headers = False
     _num_header_bytes = 0
     _refusal: MotetError | None = None
     _receive_timer: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -43,7 +52,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._end_stall()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall = self.loop.call_later(STALLED_AFTER_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._end_stall()
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         self._reads_headers = True
@@ -102,6 +120,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._receive_timer is not None:
             self._receive_timer.cancel()
             self._receive_timer = None
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _on_timeout(self) -> None:
         if self.pipeline:  # not read on until the request before it has been answered

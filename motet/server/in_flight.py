@@ -27,6 +27,8 @@ from motet.core.messages import (
     LoadAdapter,
     MemoryReport,
     PinAdapter,
+    Ping,
+    Pong,
     ReleaseAdapter,
     RequestFailed,
     StepOutput,
@@ -36,8 +38,8 @@ from motet.core.messages import (
 from motet.server.first_token_queue import FirstTokenQueue
 from motet.server.token_stream import TokenStream
 
-Question = LoadAdapter | PinAdapter | GetStats | GetMemory
-Answer = AdapterLoaded | AdapterPinned | AdapterRefused | EngineStats | MemoryReport
+Question = LoadAdapter | PinAdapter | GetStats | GetMemory | Ping
+Answer = AdapterLoaded | AdapterPinned | AdapterRefused | EngineStats | MemoryReport | Pong
 AnswerT = TypeVar("AnswerT", bound=Answer)
 
 _log = structlog.get_logger()

@@ -1,45 +1,96 @@
 """Counters, histograms and gauges in Prometheus' format.
 
-Owns: what the API process counts, and the bound on the number of adapter labels.
+Owns: what the API process counts, and the bounds on the number of model labels.
 Does not know: how a request is answered, nor the engine's figures (`engine_metrics.py`).
 Nothing here is global: each app has its own registry.
+
+A label value is a time series per metric for ever, and a histogram is one per bucket. So counters
+name more models than histograms do, and these have few buckets: with every label in use, all
+histograms together are some 4,000 series.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-
-from motet.core.messages import EngineStats
-from motet.server.engine_metrics import EngineCollector
-
-# Each adapter label is a time series per metric for ever; beyond this they share one.
-MAX_ADAPTER_LABELS = 256
-OTHER_ADAPTERS = "_other"
-
-_LATENCY_BUCKETS_S = (
-    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25),
-    *(0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
 )
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from motet.server.engine_metrics import EngineCollector, Snapshot
+
+MAX_MODEL_LABELS = 256  # of counters and gauges
+MAX_HISTOGRAM_LABELS = 64
+OTHER_MODELS = "_other"
+
+_LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_ITL_BUCKETS_S = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5)
+_LAG_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+
+
+class BoundedLabels:
+    """The first label values keep their name, all others share one."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._known: set[str] = set()
+
+    def of(self, label: str) -> str:
+        """The value to use for `label`."""
+        if label not in self._known:
+            if len(self._known) >= self._limit:
+                return OTHER_MODELS
+            self._known.add(label)
+        return label
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Histograms of one model [seconds].
+
+    Attributes:
+        ttft_s: from a request's arrival to the first token of each choice.
+        itl_s: between the tokens of a choice.
+        queue_s: from queueing a sequence in the engine to its first step.
+    """
+
+    ttft_s: Histogram
+    itl_s: Histogram
+    queue_s: Histogram
 
 
 class Metrics:
-    """What one server counts.
-
-    Attributes:
-        ttft_s: time from arrival to the first token of each choice.
-        itl_s: time between the tokens of a choice.
-    """
+    """What one server counts."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._adapter_labels: set[str] = set()
+        self._model_labels = BoundedLabels(MAX_MODEL_LABELS)
+        self._histogram_labels = BoundedLabels(MAX_HISTOGRAM_LABELS)
         self._requests = Counter(
             "motet_requests",
             "Generation requests by model and HTTP status; 499 is a client that left, and a "
             "stream that broke counts as what broke it.",
             ["model", "status"],
+            registry=self._registry,
+        )
+        self._errors = Counter(
+            "motet_errors",
+            "Requests to any route that came to an error, by its code.",
+            ["code"],
+            registry=self._registry,
+        )
+        self._active = Gauge(
+            "motet_active_requests",
+            "Generation requests that the engine has been given, queued or running, by model.",
+            ["model"],
             registry=self._registry,
         )
         self._prompt_tokens = Counter(
@@ -48,54 +99,88 @@ class Metrics:
         self._output_tokens = Counter(
             "motet_output_tokens", "Generated tokens.", ["model"], registry=self._registry
         )
-        self.ttft_s = self._histogram(
+        self._ttft_s = self._histogram(
             "motet_time_to_first_token_seconds",
             "From a request's arrival to a choice's first token.",
         )
-        self.itl_s = self._histogram(
-            "motet_inter_token_latency_seconds", "Between the tokens of a choice."
+        self._itl_s = self._histogram(
+            "motet_inter_token_latency_seconds", "Between the tokens of a choice.", _ITL_BUCKETS_S
+        )
+        self._queue_s = self._histogram(
+            "motet_queue_time_seconds", "From queueing a sequence in the engine to its first step."
         )
         self._e2e_s = self._histogram(
             "motet_request_duration_seconds", "From a request's arrival to the end of its answer."
         )
-        self._ready = Gauge(
-            "motet_engine_ready", "1 if the engine takes requests.", registry=self._registry
+        self._loop_lag_s = Histogram(
+            "motet_event_loop_lag_seconds",
+            "How much later than asked for the API process's event loop woke up.",
+            buckets=_LAG_BUCKETS_S,
+            registry=self._registry,
         )
         self._engine = EngineCollector()
         self._registry.register(self._engine)
+        ProcessCollector(registry=self._registry)
+        ProcessCollector("motet_engine", self._engine_process, registry=self._registry)
 
-    def observe_request(self, adapter_label: str | None, status: int, duration_s: float) -> None:
+    def latencies_of(self, label: str) -> Latencies:
+        """The histograms of a model's generations."""
+        model = self._histogram_labels.of(label)
+        return Latencies(
+            self._ttft_s.labels(model), self._itl_s.labels(model), self._queue_s.labels(model)
+        )
+
+    def observe_request(self, label: str | None, status: int, duration_s: float) -> None:
         """Count a finished generation request. No label: it never got as far as a model."""
-        model = "" if adapter_label is None else self._bounded(adapter_label)
-        self._requests.labels(model, str(status)).inc()
-        self._e2e_s.observe(duration_s)
+        self._requests.labels(self._model_label(label), str(status)).inc()
+        model = "" if label is None else self._histogram_labels.of(label)
+        self._e2e_s.labels(model).observe(duration_s)
 
-    def add_tokens(self, adapter_label: str, num_prompt: int, num_output: int) -> None:
+    def observe_error(self, code: str) -> None:
+        """Count an error that a client was told, or would have been told had it not left."""
+        self._errors.labels(code).inc()
+
+    def observe_loop_lag(self, lag_s: float) -> None:
+        """Note how late the event loop was."""
+        self._loop_lag_s.observe(lag_s)
+
+    def add_active(self, label: str, num_requests: int) -> None:
+        """Count requests that the engine has been given, or, negative, that it is done with."""
+        self._active.labels(self._model_label(label)).inc(num_requests)
+
+    def add_tokens(self, label: str, num_prompt: int, num_output: int) -> None:
         """Count the tokens of a request."""
-        model = self._bounded(adapter_label)
+        model = self._model_label(label)
         self._prompt_tokens.labels(model).inc(num_prompt)
         self._output_tokens.labels(model).inc(num_output)
 
-    def render(
-        self,
-        stats: EngineStats | None,
-        *,
-        is_ready: bool,
-        num_adapters: int,
-        names_of: Callable[[str], Sequence[str]],
-    ) -> bytes:
-        """The exposition. Without `stats` (the engine is down) its own metrics are left out."""
-        self._ready.set(1 if is_ready else 0)
-        self._engine.update(stats, num_adapters, names_of)
-        return generate_latest(self._registry)
+    def update(self, snapshot: Snapshot) -> None:
+        """Take what is shown as it is now, rather than counted."""
+        self._engine.update(snapshot)
 
-    def _bounded(self, label: str) -> str:
-        if label in self._adapter_labels:
-            return label
-        if len(self._adapter_labels) >= MAX_ADAPTER_LABELS:
-            return OTHER_ADAPTERS
-        self._adapter_labels.add(label)
-        return label
+    def exposition(self) -> bytes:
+        """All metrics, as of the last `update`. Takes milliseconds; may run in any thread."""
+        return generate_latest(_WithoutCreationTimes(self._registry))
 
-    def _histogram(self, name: str, help_text: str) -> Histogram:
-        return Histogram(name, help_text, buckets=_LATENCY_BUCKETS_S, registry=self._registry)
+    def _model_label(self, label: str | None) -> str:
+        return "" if label is None else self._model_labels.of(label)
+
+    def _engine_process(self) -> str:
+        return str(self._engine.pid)
+
+    def _histogram(
+        self, name: str, help_text: str, buckets: tuple[float, ...] = _LATENCY_BUCKETS_S
+    ) -> Histogram:
+        return Histogram(name, help_text, ["model"], buckets=buckets, registry=self._registry)
+
+
+class _WithoutCreationTimes(Collector):
+    """A registry without the times at which counters were created: a series each, of no use."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [each for each in metric.samples if not each.name.endswith("_created")]
+            yield metric

@@ -1,7 +1,7 @@
 """What happens around every request, whichever route it takes.
 
-Owns: request ids, the headers that say who answered, the access log line, request metrics, the
-last resort for exceptions, and the limit on body size. Pure ASGI throughout: wrappers that
+Owns: request ids, the headers that say who answered, when a request is logged, counted and traced,
+the last resort for exceptions, and the limit on body size. Pure ASGI throughout: wrappers that
 buffer hide a client's departure.
 Does not know: routes and keys.
 """
@@ -22,6 +22,8 @@ from motet.core.errors import MotetError
 from motet.server.context import RequestContext, put_context
 from motet.server.errors import error_response, internal_error
 from motet.server.metrics import Metrics
+from motet.server.request_log import log_fields
+from motet.server.tracing import RequestTracer
 
 # Anything else could forge log lines or headers.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -35,9 +37,16 @@ _log = structlog.get_logger()
 class ObserveMiddleware:
     """Outermost: gives each request an id, an answer, a log line and a place in the metrics."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, generation_paths: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        tracer: RequestTracer | None,
+        generation_paths: frozenset[str],
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracer = tracer
         self._generation_paths = generation_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +73,7 @@ class ObserveMiddleware:
             await self._app(scope, receive, send_with_id)
         except Exception:
             _log.exception("unforeseen error", request_id=context.request_id)
-            context.status = 500
+            context.status, context.error_code = 500, "internal_error"
             if not has_started:
                 response = error_response(internal_error(context.request_id))
                 await response(scope, receive, send_with_id)
@@ -79,18 +88,13 @@ class ObserveMiddleware:
         status = context.status or 503
         if context.is_generation:
             self._metrics.observe_request(context.adapter_label, status, duration_s)
+            if self._tracer is not None:
+                self._tracer.record(scope, context, status, duration_s)
+        if context.error_code is not None:
+            self._metrics.observe_error(context.error_code)
         if scope["path"] in _PROBE_PATHS and status < 400:
             return
-        _log.info(
-            "request",
-            request_id=context.request_id,
-            method=scope["method"],
-            path=scope["path"],
-            status=status,
-            duration_ms=round(duration_s * 1000, 1),
-            model=context.adapter_label,
-            version=context.adapter_version,
-        )
+        _log.info("request", **log_fields(scope, context, status, duration_s))
 
 
 class BodyLimitMiddleware:

@@ -134,7 +134,8 @@ class EventStream(Response):
         try:
             await unless_client_leaves(receive, self._send_all(scope, send))
         except (ClientLeftError, OSError):
-            context_of(scope).status = CLIENT_LEFT_STATUS
+            context = context_of(scope)
+            context.status, context.error_code = CLIENT_LEFT_STATUS, ClientLeftError().code
         finally:
             self._close()
 
@@ -194,5 +195,5 @@ def _told(error: Exception, scope: Scope) -> MotetError:
     if not isinstance(error, MotetError):
         _log.error("unforeseen error in a stream", request_id=context.request_id, exc_info=error)
         error = internal_error(context.request_id)
-    context.status = status_of(error)
+    context.status, context.error_code = status_of(error), error.code
     return error

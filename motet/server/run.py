@@ -1,23 +1,19 @@
 """Starting and ending a server: socket, engine, adapters, HTTP, and back.
 
-Owns: the order of these, and what a signal does.
-Does not know: the command line (`cli.py`) and the routes (`app.py`).
+Owns: the order of these.
+Does not know: the command line (`cli.py`), the routes (`app.py`), and what a signal does
+(`http_server.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
-import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import structlog
-import uvicorn
 from rich.console import Console
-from starlette.types import ASGIApp
 from uvicorn.loops.auto import auto_loop_factory
 
 from motet.server.adapter_startup import adapter_directory, opened_store, running_adapters
@@ -25,49 +21,23 @@ from motet.server.app import create_apps
 from motet.server.auth import Surface
 from motet.server.banner import print_banner
 from motet.server.config import ServeConfig
+from motet.server.drain import Drain, shutting_down
 from motet.server.engine_client import ENGINE_COMMAND, EngineClient
 from motet.server.file_limits import raise_file_limit
 from motet.server.grammar_service import grammar_service
-from motet.server.http_protocol import BoundedHttpProtocol
+from motet.server.http_server import HttpServer
 from motet.server.key_ring import following, open_key_ring
 from motet.server.listeners import bound_sockets, url_of
-from motet.server.logs import configure_logging
+from motet.server.logs import configure_logging, log_loop_error
+from motet.server.loop_lag import watched_loop_lag
+from motet.server.metrics import Metrics
 from motet.server.model_dir import EMBEDDED_MODEL_NAME, model_dir_for
 from motet.server.registry import AdapterRegistry
+from motet.server.services import Services
 from motet.server.tokenizer import TextTokenizer
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from motet.server.tracing import OtlpTracer
 
 _log = structlog.get_logger()
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn on one listener, ended by one call after a drain and by a second one at once."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """uvicorn's own raises the signal again at the end, before the engine was told to end."""
-        yield
-
-    def stop(self) -> None:
-        """Drain and end; when called again, end now."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
-
-
-@contextlib.contextmanager
-def _signals_call(stop: Callable[[], None]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    captured: list[signal.Signals] = []
-    with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: none come
-        for each in _SIGNALS:
-            loop.add_signal_handler(each, stop)
-            captured.append(each)
-    try:
-        yield
-    finally:
-        for each in captured:
-            loop.remove_signal_handler(each)
 
 
 class Started:
@@ -101,18 +71,23 @@ async def serve(
     *,
     on_started: Callable[[Started], None],
     engine_command: Sequence[str] = ENGINE_COMMAND,
-) -> None:
+) -> int:
     """Serve until a signal (or `Started.stop`), then drain and end the engine.
 
     Args:
         on_started: called once, when requests are taken.
         engine_command: the engine's program; tests give another.
 
+    Returns:
+        The exit status: 0, or 128 + its number if a second signal cut the drain short.
+
     Raises:
         MotetError: an address is taken, the file of keys cannot be read, the model or a static
             adapter cannot be loaded.
     """
+    asyncio.get_running_loop().set_exception_handler(log_loop_error)
     keys = await open_key_ring(config)
+    tracer = OtlpTracer.to_endpoint(config.otlp_endpoint) if config.otlp_endpoint else None
     # A taken port or a damaged registry is noticed before a model is loaded.
     with bound_sockets(config) as listeners, opened_store(config) as store:
         model_dir = await asyncio.to_thread(model_dir_for, config.engine.model)
@@ -123,21 +98,41 @@ async def serve(
             config.engine, model=str(model_dir), model_name=name, eos_token_ids=eos_token_ids
         )
         directory = adapter_directory(config)
-        client = EngineClient(engine_config, engine_command, config.most_queued)
+        client = EngineClient(
+            engine_config,
+            engine_command,
+            max_queued=config.most_queued,
+            timeout_s=config.engine_timeout_s,
+        )
+        metrics, drain = Metrics(), Drain(config.drain_timeout_s)
         try:
             await client.start()
             vocab_size = client.info.shape.vocab_size
             file = model_dir / "tokenizer.json"
             async with (
                 following(keys, config.keys_file),
+                watched_loop_lag(metrics.observe_loop_lag),
                 grammar_service(file, vocab_size, eos_token_ids) as grammars,
-                running_adapters(config, client, name, directory, store) as adapters,
+                running_adapters(config, client, name, directory, store) as (registry, admin),
             ):
-                registry, admin = adapters
-                apps = create_apps(config, client, registry, admin, tokenizer, keys, grammars)
-                await _serve_http(config, apps, listeners, client, registry, on_started)
+                services = Services(
+                    config, client, registry, admin, tokenizer, grammars, metrics, drain
+                )
+                http = HttpServer(
+                    create_apps(services, keys, tracer),
+                    drain,
+                    cut_off=lambda: client.give_up(shutting_down()),
+                    on_close=registry.records.events.close,
+                )
+                urls = {surface: url_of(listener) for surface, listener in listeners.items()}
+                started = Started(urls, http.stop, client, registry)
+                await http.serve(listeners, lambda: on_started(started))
+            _log.info("stopped", num_aborted=client.num_in_flight)
+            return 0 if http.forced_by is None else 128 + http.forced_by
         finally:
             await client.close()
+            if tracer is not None:
+                await tracer.close()
 
 
 def _default_name(model: str | None) -> str:
@@ -147,52 +142,8 @@ def _default_name(model: str | None) -> str:
     return Path(model).absolute().name.removesuffix(".gguf")
 
 
-async def _serve_http(
-    config: ServeConfig,
-    apps: dict[Surface, ASGIApp],
-    listeners: dict[Surface, socket.socket],
-    client: EngineClient,
-    registry: AdapterRegistry,
-    on_started: Callable[[Started], None],
-) -> None:
-    servers = {surface: _http_server(config, app) for surface, app in apps.items()}
-    urls = {surface: url_of(listener) for surface, listener in listeners.items()}
-
-    def stop() -> None:
-        registry.records.events.close()  # a drain would wait for those who watch
-        for server in servers.values():
-            server.stop()
-
-    with _signals_call(stop):
-        serving = asyncio.gather(
-            *(servers[each].serve(sockets=[listeners[each]]) for each in servers)
-        )
-        while not all(each.started for each in servers.values()) and not serving.done():
-            await asyncio.sleep(0.01)
-        if not serving.done():
-            on_started(Started(urls, stop, client, registry))
-        await serving
-    _log.info("stopped", num_aborted=client.num_in_flight)
-
-
-def _http_server(config: ServeConfig, app: ASGIApp) -> HttpServer:
-    return HttpServer(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            http=BoundedHttpProtocol,
-            ws="none",
-            lifespan="off",
-            timeout_graceful_shutdown=config.drain_timeout_s,
-        )
-    )
-
-
-def run(config: ServeConfig) -> None:
-    """`motet serve`: serve in this thread until a signal. Raises MotetError as `serve`."""
+def run(config: ServeConfig) -> int:
+    """`motet serve`: serve in this thread until a signal. Returns and raises as `serve`."""
     configure_logging()
     raise_file_limit()
     console = Console()
@@ -209,4 +160,4 @@ def run(config: ServeConfig) -> None:
         )
 
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        runner.run(serve(config, on_started=announce))
+        return runner.run(serve(config, on_started=announce))

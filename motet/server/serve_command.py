@@ -256,6 +256,25 @@ def serve(
             rich_help_panel=_HTTP,
         ),
     ] = 15,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="An OpenTelemetry collector, such as http://localhost:4318, that gets a span of "
+            "each generation request. Needs the extra motet[otel].",
+            rich_help_panel=_HTTP,
+        ),
+    ] = None,
+    engine_timeout: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="An engine that answers nothing for so long is started again. It answers between "
+            "steps.",
+            metavar="SECONDS",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = 120,
     pool_memory: Annotated[
         str | None,
         typer.Option(
@@ -403,9 +422,12 @@ def serve(
             lenient_parameters=lenient_params,
             drain_timeout_s=drain_timeout,
             sse_keep_alive_s=sse_keep_alive or None,
+            engine_timeout_s=engine_timeout,
+            otlp_endpoint=otlp_endpoint,
         )
         from motet.server.run import run
 
-        run(config)
+        status = run(config)
     except MotetError as error:
         _fail(error.message)
+    raise typer.Exit(status)

@@ -1,6 +1,6 @@
 """What every endpoint works with.
 
-Owns: nothing; it names the parts that `app.py` puts together.
+Owns: nothing; it names the parts that `run.py` puts together.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from motet.server.adapter_admin import AdapterAdmin
 from motet.server.config import ServeConfig
+from motet.server.drain import Drain
 from motet.server.engine_client import EngineClient
 from motet.server.grammar_service import GrammarService
 from motet.server.metrics import Metrics
@@ -29,6 +30,7 @@ class Services:
     tokenizer: TextTokenizer
     grammars: GrammarService
     metrics: Metrics
+    drain: Drain
 
 
 def services_of(request: Request) -> Services:

@@ -13,6 +13,10 @@ from typing import Protocol
 from motet.core.errors import MotetError
 from motet.core.messages import TokenOutput
 
+# Of all sequences of one HTTP request together. As many as most answers have, so that those are
+# delivered however slow their reader is.
+MAX_UNREAD_OUTPUTS = 4096
+
 
 class Forget(Protocol):
     """Called once for each sequence, when nothing more of it is wanted."""
@@ -23,7 +27,9 @@ class Forget(Protocol):
 class TokenStream:
     """Outputs of a few sequences in the order of their arrival; ends when all have finished.
 
-    A slow reader makes the queue grow, up to the `max_tokens` of its sequences.
+    A slow reader makes the queue grow, up to a bound. The engine cannot wait for it: a sequence
+    that stood still would keep its pages from the others. So beyond the bound the sequences are
+    aborted, and after what is in the queue the reader gets an error.
 
     Attributes:
         has_output: whether any sequence has had an output.
@@ -38,6 +44,9 @@ class TokenStream:
 
     def push(self, output: TokenOutput) -> None:
         """Take an output of the engine's."""
+        if self._queue.qsize() >= MAX_UNREAD_OUTPUTS:
+            self.expire(_read_too_slowly())
+            return
         self.has_output = True
         self._queue.put_nowait(output)
         if output.finish_reason is not None:
@@ -85,3 +94,11 @@ class TokenStream:
     def _end(self, request_id: str, *, is_finished: bool) -> None:
         self._unfinished.discard(request_id)
         self._forget(request_id, is_finished=is_finished)
+
+
+def _read_too_slowly() -> MotetError:
+    return MotetError(
+        f"The answer was read too slowly: {MAX_UNREAD_OUTPUTS} tokens were waiting. Read it "
+        "faster, or ask for it as a whole.",
+        code="client_too_slow",
+    )

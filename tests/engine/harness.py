@@ -18,8 +18,9 @@ from motet.core.messages import (
     AddRequest,
     EngineStats,
     FromEngine,
-    GetStats,
+    GetMemory,
     LoadAdapter,
+    MemoryReport,
     RequestFailed,
     StepOutput,
 )
@@ -212,9 +213,11 @@ class Harness:
         assert stats.host_bytes_used <= stats.host_bytes_budget
 
     def stats(self) -> EngineStats:
-        self.engine.handle(GetStats("stats"))
-        stats = self.sent[-1]
-        assert isinstance(stats, EngineStats)
+        """A snapshot, after a check of the whole pool."""
+        self.engine.handle(GetMemory("stats"))
+        report = self.sent[-1]
+        assert isinstance(report, MemoryReport)
+        stats = report.stats
         assert stats.num_pages_total == (
             stats.num_pages_free
             + stats.num_pages_cached

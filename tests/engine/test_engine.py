@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from motet.core.messages import AbortRequest, AdapterRefused, ReleaseAdapter
+from motet.core.messages import (
+    AbortRequest,
+    AdapterRefused,
+    EngineStats,
+    GetMemory,
+    GetStats,
+    Ping,
+    Pong,
+    ReleaseAdapter,
+)
+from motet.memory.page_pool import PoolCorruptionError
 from tests.engine.harness import MAX_MODEL_LEN, NUM_PAGES, Harness, adapter
 
 
@@ -25,6 +35,25 @@ def test_base_requests_run_to_their_length(harness: Harness) -> None:
     assert harness.finish("b") == "length"
     assert harness.tokens("a") == [7] * 4
     assert harness.tokens("b") == [7] * 2
+
+
+def test_a_report_checks_the_pool_and_a_scrape_does_not(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check visits every page, and no step runs meanwhile."""
+
+    def lost() -> None:
+        raise PoolCorruptionError("a page is lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.memory.pool, "check", lost)
+        harness.engine.handle(GetStats("s"))
+        harness.engine.handle(Ping("p"))
+        with pytest.raises(PoolCorruptionError):
+            harness.engine.handle(GetMemory("m"))
+    stats, pong = harness.sent
+    assert isinstance(stats, EngineStats)
+    assert pong == Pong("p")
 
 
 def test_a_stop_token_ends_the_request(harness: Harness) -> None:

@@ -19,8 +19,9 @@ from motet.core.messages import (
     EngineReady,
     EngineStats,
     FromEngine,
-    GetStats,
+    GetMemory,
     LoadAdapter,
+    MemoryReport,
     StepOutput,
 )
 from motet.core.sampling import SamplingParams
@@ -159,10 +160,10 @@ class Session:
         return tokens
 
     def stats(self) -> EngineStats:
-        self.engine.handle(GetStats("s"))
-        stats = self.sent[-1]
-        assert isinstance(stats, EngineStats)
-        return stats
+        self.engine.handle(GetMemory("s"))
+        report = self.sent[-1]
+        assert isinstance(report, MemoryReport)
+        return report.stats
 
     def _step_until(self, condition: "object") -> None:
         deadline = time.monotonic() + 60

@@ -1,6 +1,7 @@
 """What the scheduler promises, one example each. The rules of `rules.py` are checked throughout."""
 
 import random
+from itertools import count
 
 import pytest
 
@@ -30,6 +31,22 @@ def test_a_request_runs_to_its_length() -> None:
         ["length"],
     ]
     assert engine.num_pages_unused == 8
+
+
+def test_outputs_say_how_long_their_request_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it first ran; that it was preempted later does not count."""
+    clock = count()
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    engine = VirtualEngine(6, max_running=1)
+    engine.add("a", 5, 3)  # queued at 0, runs at 3
+    engine.add("b", 5, 2)  # queued at 1, runs at 4
+    engine.add("only its prompt", 5, 0)  # queued at 2, runs at 5
+    outputs = [output for _ in range(6) for output in engine.step()]
+    assert [(output.request_id, output.queue_s) for output in outputs] == [
+        *[("a", 3.0)] * 3,
+        *[("b", 3.0)] * 2,
+        ("only its prompt", 3.0),
+    ]
 
 
 def test_a_stop_token_ends_it_and_is_delivered() -> None:

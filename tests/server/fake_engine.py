@@ -4,7 +4,8 @@ The base model repeats its prompt: output token i is prompt[i mod length]. An ad
 from another place, which its digest decides, so that an answer tells which weights it came from.
 An adapter is a directory with a file `weights`; its content decides digest and number of pages,
 and the content "bad" is refused. A prompt that holds FAIL_TOKEN fails, one that holds
-UNAVAILABLE_TOKEN fails as if its adapter could not be brought back.
+UNAVAILABLE_TOKEN fails as if its adapter could not be brought back. One that holds LONG_STEP_TOKEN
+keeps the engine busy for a while before it looks at any message again.
 
 Log probabilities are scripted (`scripted_logprobs`): at place i of a sequence the token is the
 (i + seed) mod 3 + 1st likeliest.
@@ -50,6 +51,8 @@ from motet.core.messages import (
     LoadAdapter,
     MemoryReport,
     PinAdapter,
+    Ping,
+    Pong,
     ReleaseAdapter,
     RequestFailed,
     Shutdown,
@@ -64,9 +67,11 @@ from motet.core.shape import ModelShape
 
 FAIL_TOKEN = 7
 UNAVAILABLE_TOKEN = 8
+LONG_STEP_TOKEN = 9
 PAGE_SIZE = 16
 PAGE_BYTES = 4096
 HOST_BUDGET_BYTES = 1 << 23
+QUEUE_S = 0.125  # what it says of every request
 
 
 def digest_of(content: bytes) -> str:
@@ -113,6 +118,8 @@ class FakeEngine:
     def handle(self, message: object) -> None:
         match message:
             case AddRequest():
+                if LONG_STEP_TOKEN in message.prompt_token_ids:
+                    time.sleep(self._options.fake_long_step_s)
                 self._add(message)
             case AbortRequest():
                 self._running.pop(message.request_id, None)
@@ -124,6 +131,8 @@ class FakeEngine:
                 self._pin(message)
             case UnpinAdapter():
                 self._pins[message.digest] -= 1
+            case Ping():
+                self._send(Pong(message.operation_id))
             case GetStats():
                 self._send(self._stats(message.operation_id))
             case GetMemory():
@@ -205,7 +214,9 @@ class FakeEngine:
                 for token in tokens
             ]
         num_cached = self._num_cached[request_id]
-        return TokenOutput(request_id, tokens, reason, num_cached, logprobs, prompt_logprobs)
+        return TokenOutput(
+            request_id, tokens, reason, num_cached, logprobs, prompt_logprobs, QUEUE_S
+        )
 
     def _prompt_logprobs(self, request: AddRequest) -> list[TokenLogprobs] | None:
         num_top = request.sampling.num_prompt_logprobs
@@ -342,6 +353,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--socket", required=True)
     parser.add_argument("--fake-log", type=Path, required=True)
     parser.add_argument("--fake-step-s", type=float, default=0.001)
+    parser.add_argument("--fake-long-step-s", type=float, default=0.0)
     parser.add_argument("--fake-load-s", type=float, default=0.0)
     parser.add_argument("--fake-pin-s", type=float, default=0.0)
     parser.add_argument("--fake-max-pinned-pages", type=int, default=500)

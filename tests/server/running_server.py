@@ -59,8 +59,13 @@ class RunningServer:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return [event for event in map(json.loads, lines) if event["kind"] == kind]
 
-    def kill_engine(self) -> None:
-        os.kill(self.events("Started")[-1]["pid"], signal.SIGKILL)
+    def kill_engine(self, by: signal.Signals = signal.SIGKILL) -> None:
+        os.kill(self.engine_pid, by)
+
+    @property
+    def engine_pid(self) -> int:
+        pid: int = self.events("Started")[-1]["pid"]
+        return pid
 
     def is_ready(self) -> bool:
         return self.get("/ready").status_code == 200

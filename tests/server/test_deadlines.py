@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from motet.core.errors import MotetError
-from motet.server import deadline_middleware
+from motet.server import deadline_middleware, token_stream
 from motet.server.config import ServeConfig
 from motet.server.context import RequestContext, put_context
 from motet.server.deadline import requested_timeout_s
@@ -102,6 +102,7 @@ def test_at_a_client_that_does_not_read(
 ) -> None:
     """The engine is free at the deadline, the connection a little later."""
     monkeypatch.setattr(deadline_middleware, "_LAST_WORDS_S", 0.2)
+    monkeypatch.setattr(token_stream, "MAX_UNREAD_OUTPUTS", 1 << 20)
     engine = {"step_s": 0.0001, "max_model_len": 40_000, "num_pages": 10_000}
     with start_server(engine=engine) as server:
         address = urlsplit(server.url)
@@ -117,6 +118,7 @@ def test_at_a_client_that_does_not_read(
             )
             wait_until(lambda: 'status="504"' in server.get("/metrics").text)
             assert server.started.client.num_in_flight == 0
+            assert 'motet_errors_total{code="timeout"} 1.0' in server.get("/metrics").text
 
 
 def test_the_cap_of_the_queue_is_on_the_first_token_alone(start_server: StartServer) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from openai import AsyncOpenAI
 
+from motet.server import http_protocol, token_stream
 from tests.server.conftest import StartServer
 from tests.server.running_server import BASE, RunningServer, wait_until
 
@@ -92,6 +93,47 @@ def test_a_slow_reader_gets_everything_and_holds_nobody_up(start_server: StartSe
         while b"[DONE]" not in received:
             received += connection.recv(1 << 16)
         assert received.count(b'"text"') == 400
+
+
+def test_an_engine_that_is_far_ahead_makes_no_reader_slow(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokens come faster than anybody could turn them into text."""
+    monkeypatch.setattr(token_stream, "MAX_UNREAD_OUTPUTS", 8 * 128)
+    with start_server() as server:
+        answer = server.complete(["abc"] * 8, n=16, max_tokens=300)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["usage"]["completion_tokens"] == 38_400
+
+
+def test_one_that_is_too_slow_is_aborted_and_told(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads nothing until its buffers are full and the server's too."""
+    monkeypatch.setattr(token_stream, "MAX_UNREAD_OUTPUTS", 100)
+    engine = {"max_model_len": 1 << 16}
+    with start_server(engine=engine) as server:
+        many = {"stream": True, "n": 16, "max_tokens": 15_000}
+        with sent_request(server, **many) as connection:
+            wait_until(lambda: server.events("AddRequest"))
+            wait_until(lambda: len(server.events("AbortRequest")) == 16)
+            assert server.started.client.num_in_flight == 0
+            received = b""
+            while b"[DONE]" not in received[-100:]:
+                received += connection.recv(1 << 20)
+        assert b"client_too_slow" in received[-1000:]
+        wait_until(lambda: 'code="client_too_slow"} 1.0' in server.get("/metrics").text)
+
+
+def test_one_that_stops_reading_loses_its_connection(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "STALLED_AFTER_S", 0.2)
+    with start_server(engine={"max_model_len": 1 << 16}) as server:
+        many = {"stream": True, "n": 16, "max_tokens": 15_000}
+        with sent_request(server, **many):
+            wait_until(lambda: len(server.events("AddRequest")) == 16)
+            assert_all_aborted(server, 16)
 
 
 def test_a_client_that_leaves_while_it_sends_its_body(server: RunningServer) -> None:

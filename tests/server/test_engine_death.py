@@ -1,6 +1,8 @@
 """Engines that die, or never live: who is told what, and what comes back."""
 
+import json
 import shutil
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from motet.core.errors import MotetError
 from tests.server.conftest import StartServer, write_adapter
-from tests.server.fake_engine import digest_of
+from tests.server.fake_engine import LONG_STEP_TOKEN, digest_of
 from tests.server.running_server import RunningServer, wait_until
 
 SLOW = {"step_s": 0.05}
@@ -77,6 +79,36 @@ def test_meanwhile_the_server_lives_but_is_not_ready(start_server: StartServer) 
         wait_until(server.is_ready)
         assert server.complete().status_code == 200
         assert "motet_engine_ready 1.0" in server.get("/metrics").text
+
+
+def test_an_engine_that_hangs_is_started_again(
+    start_server: StartServer, adapters_dir: Path
+) -> None:
+    """It is there, but answers nothing: stopped by a signal, here, or by a driver."""
+    given = (("red", adapters_dir / "red"),)
+    with start_server(engine=SLOW, adapters=given, engine_timeout_s=1) as server:
+        before = server.complete("abcdefg", model="red").json()["choices"]
+        first = server.engine_pid
+        waiting = in_background(lambda: server.complete(max_tokens=400))
+        body = {"model": "red", "prompt": "abc", "max_tokens": 400, "stream": True}
+        with server.http.stream("POST", "/v1/completions", json=body) as stream:
+            wait_until(lambda: len(server.events("AddRequest")) == 3)
+            server.kill_engine(signal.SIGSTOP)
+            events = [line for line in stream.iter_lines() if line]
+        assert json.loads(events[-2].removeprefix("data: "))["error"]["code"] == "engine_dead"
+        assert "no answer for 1 s" in waiting().json()["error"]["message"]
+        wait_until(lambda: len(server.events("Started")) == 2 and server.is_ready())
+        assert not Path(f"/proc/{first}").exists()
+        assert server.complete("abcdefg", model="red").json()["choices"] == before
+
+
+def test_a_long_step_is_no_death(start_server: StartServer) -> None:
+    """One asks several times meanwhile, and all is answered after it."""
+    with start_server(engine={"long_step_s": 1.5}, engine_timeout_s=4) as server:
+        assert server.complete([LONG_STEP_TOKEN, 50], max_tokens=2).status_code == 200
+        assert len(server.events("Ping")) >= 1
+        assert len(server.events("Started")) == 1
+        assert server.is_ready()
 
 
 def test_adapters_that_changed_or_went_meanwhile_are_unavailable(
