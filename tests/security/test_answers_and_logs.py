@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import structlog
 
 import motet
+from motet.server.logs import rendering_processors
 from tests.security.conftest import ADMIN, API, TENANT, StartServer
 from tests.security.raw_http import raw
 from tests.server.fake_engine import FAIL_TOKEN
@@ -18,13 +20,13 @@ from tests.server.some_keys import bearer
 FORGED = "red\n2026-01-01 [info] audit action=adapter.delete\r\n\x1b[2J\x1b[31m\x9b\u2028\x00"
 
 
-@pytest.fixture
-def json_log() -> Iterator[io.StringIO]:
-    """What the server writes to its log while a test runs, as on a machine."""
+@pytest.fixture(params=[False, True], ids=["machine", "terminal"])
+def log(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
+    """What the server writes to its log while a test runs."""
     before = structlog.get_config()
     sink = io.StringIO()
     structlog.configure(
-        processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        processors=[structlog.processors.add_log_level, *rendering_processors(request.param)],
         logger_factory=structlog.PrintLoggerFactory(sink),
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=False,
@@ -33,8 +35,12 @@ def json_log() -> Iterator[io.StringIO]:
     structlog.configure(**before)
 
 
+# What the terminal's own renderer writes in colour.
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
 def test_no_value_of_a_clients_begins_another_log_line(
-    guarded: RunningServer, json_log: io.StringIO
+    guarded: RunningServer, log: io.StringIO
 ) -> None:
     path = "%0a2026%20[info]%1b[2J%0d%9b"
     for key in (API, ADMIN, TENANT, "none"):
@@ -47,12 +53,14 @@ def test_no_value_of_a_clients_begins_another_log_line(
         guarded.post("/v1/load_lora_adapter", body | {"lora_name": "a"}, headers=headers)
         guarded.post("/v1/unload_lora_adapter", body, headers=headers)
         raw(guarded, f"GET /v1/models/{path} HTTP/1.1", b"X-Request-Id: a\x0b2026\r\n")
-    lines = json_log.getvalue().splitlines()
+    lines = log.getvalue().split("\n")
+    assert lines.pop() == ""
     assert lines
     for line in lines:
-        assert line.startswith("{"), line
-        assert line.endswith("}")
-        assert not set(line) & set(map(chr, (*range(32), 127, *range(128, 160))))
+        assert "\x1b[31m" not in line
+        plain = COLOUR.sub("", line)
+        assert plain.startswith(("{", "[info", "[warning")), line
+        assert not set(plain) & set(map(chr, (*range(32), *range(127, 160), 0x2028, 0x2029)))
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,13 @@ def test_absolute_paths_lead_out_neither(exposed: RunningServer) -> None:
 def test_the_answer_does_not_tell_what_lies_outside(exposed: RunningServer) -> None:
     """The same for what is there and what is not, but for the path itself."""
     answers = []
-    for path in ("/etc/passwd", "/etc/nobody-has-this", "/var/lib/private", "../secret", "../nothing"):
+    for path in (
+        "/etc/passwd",
+        "/etc/nobody-has-this",
+        "/var/lib/private",
+        "../secret",
+        "../nothing",
+    ):
         answer = exposed.post(LOAD, {"lora_name": "evil", "lora_path": path})
         answers.append((answer.status_code, answer.text.replace(path, "")))
     assert len(set(answers)) == 1

@@ -1,14 +1,19 @@
 """What one tenant learns of another: names, prompts, answers, use. Over a real engine."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from motet.core.errors import ConfigError
+from motet.server.config import ServeConfig
+from motet.server.key_file import read_keys
+from motet.server.key_ring import fixed_keys
 from tests.security.hostile_files import write_good
 from tests.security.real_server import ADMIN, ALICE, API, BOB, RealServer
-from tests.server.some_keys import bearer
+from tests.server.some_keys import bearer, some_key, write_keys
 
 pytestmark = pytest.mark.slow
 
@@ -129,6 +134,19 @@ def test_nothing_that_a_client_says_makes_it_another_tenant(
     for key, expected in ((ALICE, 0), (BOB, 0)):
         headers = {**bearer(key), header: "alice"}
         assert cached(shared.http.post("/v1/completions", json=body, headers=headers)) == expected
+
+
+@pytest.mark.parametrize("name", ["api", "admin", "api-key", "admin-key", "--api-key", "none"])
+def test_no_tenant_of_a_file_is_that_of_an_option(tmp_path: Path, name: str) -> None:
+    """Nor does one of its keys count on the limits of an option's, or act in its name."""
+    config = ServeConfig(api_key=API, admin_key=ADMIN)
+    taken = {value for key in fixed_keys(config) for value in (key.id, key.tenant)}
+    write_keys(tmp_path / "keys.json", some_key(name, "secret", tenant=name))
+    try:
+        keys = read_keys(tmp_path / "keys.json")
+    except ConfigError:
+        keys = []
+    assert not taken & {value for key in keys for value in (key.id, key.tenant)}
 
 
 def test_an_adapter_shares_no_cache_with_another_even_in_one_tenant(shared: RealServer) -> None:
