@@ -1,6 +1,10 @@
-"""What an adapter's author writes to the terminal of whoever looks at the adapter."""
+"""What adapters, and what models say, write to the terminal of whoever looks at it."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ from typer.testing import CliRunner
 from motet.server.cli import app
 from tests.security.hostile_files import write_config, write_good
 from tests.security.real_server import SHAPE
+from tests.server.running_server import RunningServer
 
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m[bold red]x[/][link=file:///]\r\nforged \u202e"
 
@@ -67,3 +72,30 @@ def checked(directory: Path, model: Path) -> str:
     result = CliRunner().invoke(app, command)
     assert result.exit_code in (0, 1), result.output
     return result.output
+
+
+SAID = "a\x1b]0;title\x07\x1b[2J\x9b31m\r\x08b\tc"
+
+
+def complete(server: RunningServer, stdout: int) -> None:
+    """Have the fake engine repeat `SAID`."""
+    command = [sys.executable, "-m", "motet.server.cli", "complete", SAID, "--url", server.url]
+    num_tokens = len(SAID.encode())  # the tiny tokenizer's are bytes
+    subprocess.run([*command, "--max-tokens", str(num_tokens)], stdout=stdout, check=True)
+
+
+def test_an_answer_steers_no_terminal(server: RunningServer) -> None:
+    ours, theirs = pty.openpty()
+    complete(server, theirs)
+    os.close(theirs)
+    shown = os.read(ours, 10_000).decode().replace("\r\n", "\n")  # the terminal's own
+    os.close(ours)
+    assert shown == ascii(SAID)[1:-1].replace("\\t", "\t") + "\n"
+
+
+def test_a_pipe_gets_an_answer_as_it_is(server: RunningServer) -> None:
+    reading, writing = os.pipe()
+    complete(server, writing)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == SAID.encode() + b"\n"
