@@ -12,7 +12,9 @@ from pathlib import Path
 from motet.core.errors import AdapterError
 
 # No ':' (it separates base and adapter) and no '+' (it joins the adapters of a composition).
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}"
+
+_NAME = re.compile(NAME_PATTERN)
 
 
 def adapter_name_is_valid(name: str) -> bool:

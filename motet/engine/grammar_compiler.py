@@ -7,10 +7,12 @@ Does not know: the scheduler. Its requests wait there, and are passed over until
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -25,6 +27,8 @@ from motet.engine.guide import GrammarGuide
 _NUM_THREADS = 2
 # Compiled grammars to keep. Real services have a few dozen; a large one takes some MB.
 _MAX_KEPT = 64
+# A grammar that took longer is not compiled again within a step: everybody would wait for it.
+_MAX_COMPILE_IN_STEP_S = 0.05
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +43,7 @@ def under_grammar(request: AddRequest) -> AddRequest:
 class _Compiled:
     matcher: LLMatcher  # never advanced: sequences get copies
     vocab_size: int
+    compile_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ class GrammarCompiler:
         guide = GrammarGuide()
         if (compiled := self._kept.get(grammar)) is not None:
             self._kept.move_to_end(grammar)
-            _start(guide, compiled)
+            self._start(guide, grammar, compiled)
         elif grammar in self._waiting:
             self._waiting[grammar].append(_Waiting(request_id, guide))
         else:
@@ -103,7 +108,7 @@ class GrammarCompiler:
                 case _Compiled():
                     self._keep(grammar, outcome)
                     for each in waiting:
-                        _start(each.guide, outcome)
+                        self._start(each.guide, grammar, outcome)
                 case _Refused(reason=reason):
                     failed += [FailedGrammar(each.request_id, reason) for each in waiting]
 
@@ -120,6 +125,18 @@ class GrammarCompiler:
         if len(self._kept) > _MAX_KEPT:
             self._kept.popitem(last=False)
 
+    def _start(self, guide: GrammarGuide, grammar: str, compiled: _Compiled) -> None:
+        is_quick = compiled.compile_s <= _MAX_COMPILE_IN_STEP_S
+        compile_anew = partial(self._compile_anew, grammar, compiled) if is_quick else None
+        guide.start(compiled.matcher.deep_copy(), compiled.vocab_size, compile_anew)
+
+    def _compile_anew(self, grammar: str, broken: _Compiled) -> LLMatcher:
+        """For a sequence whose copy of `broken` has failed: a matcher of its own."""
+        if self._kept.get(grammar) is broken:
+            self.forget(grammar)
+        assert self._tokenizer is not None, "what was compiled had it"
+        return compile_grammar(self._tokenizer, grammar)
+
     def _work(self, grammar: str) -> None:
         """In a thread: compile, and say so."""
         try:
@@ -135,11 +152,8 @@ class GrammarCompiler:
             with self._tokenizer_lock:
                 if self._tokenizer is None:
                     self._tokenizer = self._load_tokenizer()
+            started_s = time.monotonic()
             matcher = compile_grammar(self._tokenizer, grammar)
         except GrammarError as error:
             return _Refused(error.message)
-        return _Compiled(matcher, self._tokenizer.vocab_size)
-
-
-def _start(guide: GrammarGuide, compiled: _Compiled) -> None:
-    guide.start(compiled.matcher.deep_copy(), compiled.vocab_size)
+        return _Compiled(matcher, self._tokenizer.vocab_size, time.monotonic() - started_s)

@@ -24,7 +24,7 @@ MISS_LIFETIME_S = 5.0
 # More made-up names than this at once are looked up again, rather than remembered.
 MAX_REMEMBERED_MISSES = 1024
 
-_CONFIG = "adapter_config.json"
+CONFIG_FILE = "adapter_config.json"
 
 _log = structlog.get_logger()
 
@@ -61,7 +61,7 @@ class AdapterDirectory:
         found: list[tuple[str, Path]] = []
         for name in names:
             path = self.path / name
-            if not os.path.exists(path / _CONFIG):
+            if not os.path.exists(path / CONFIG_FILE):
                 continue
             if reason := self._obstacle(name, path):
                 _log.warning("adapter not named", path=str(path), reason=reason)
@@ -88,7 +88,7 @@ class AdapterDirectory:
 
     def has_config(self, name: str) -> bool:
         """Whether a folder of this name looks like an adapter's; takes one look."""
-        return (self.path / name / _CONFIG).is_file()
+        return (self.path / name / CONFIG_FILE).is_file()
 
     def forget_miss(self, name: str) -> None:
         """Have a name looked for that was missing a moment ago."""
@@ -106,7 +106,7 @@ class AdapterDirectory:
     def _path_of(self, name: str) -> Path | None:
         path = self.path / name
         try:
-            confine(path / _CONFIG, self._roots)
+            confine(path / CONFIG_FILE, self._roots)
             confine(path, self._roots)
         except AdapterError:
             return None

@@ -12,7 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from motet.server.protocol import AdapterName
+
 MAX_TARGETS = 16
+MAX_WEIGHT = 1e9  # so that their sum is a finite number
 
 _VERSION = re.compile(r"v?([1-9][0-9]{0,8})")
 
@@ -30,6 +33,12 @@ def _numbered(value: Any) -> Any:
     return numbered
 
 
+_Weights = Annotated[
+    dict[Annotated[str, Field(pattern=rf"^{_VERSION.pattern}$")], Annotated[float, Field(gt=0)]],
+    Field(min_length=1, max_length=MAX_TARGETS, json_schema_extra={"additionalProperties": False}),
+]
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -45,7 +54,7 @@ class SourceBody(_Body):
 class CreateAdapterRequest(_Body):
     """POST /admin/v1/adapters."""
 
-    name: Annotated[str, Field(min_length=1, max_length=128)]
+    name: AdapterName
     source: SourceBody
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     pin: bool | None = None  # None: as it was under this name
@@ -58,9 +67,9 @@ class AliasRequest(_Body):
     """PUT /admin/v1/adapters/{name}/alias."""
 
     weights: Annotated[
-        dict[int, Annotated[float, Field(gt=0)]],
+        dict[int, Annotated[float, Field(gt=0, le=MAX_WEIGHT)]],
         Field(min_length=1, max_length=MAX_TARGETS),
-        BeforeValidator(_numbered),
+        BeforeValidator(_numbered, json_schema_input_type=_Weights),
     ]
     if_match: Annotated[str, Field(max_length=64)] | None = None
 

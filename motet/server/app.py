@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
 from motet.core.errors import MotetError
@@ -34,13 +35,14 @@ from motet.server.errors import error_response, internal_error, unknown_url
 from motet.server.key_ring import KeyRing
 from motet.server.limit_middleware import LimitMiddleware
 from motet.server.middleware import BodyLimitMiddleware, ObserveMiddleware
+from motet.server.openapi.endpoint import openapi
 from motet.server.responses.endpoint import create_response
 from motet.server.services import Services
 from motet.server.tracing import RequestTracer
 
 GENERATION_PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/responses"})
 
-_ROUTES = (
+ROUTES = (
     ("POST", "/v1/completions", completions.create_completion),
     ("POST", "/v1/chat/completions", chat.create_chat_completion),
     ("POST", "/v1/responses", create_response),
@@ -72,6 +74,7 @@ _ROUTES = (
     ("GET", "/ready", health.ready),
     ("GET", "/health", health.ready),
     ("GET", "/metrics", health.metrics),
+    ("GET", "/openapi.json", openapi),
 )
 
 
@@ -92,13 +95,13 @@ def create_apps(
             Exception: _on_exception,
         },
     )
-    for method, path, endpoint in _ROUTES:
+    for method, path, endpoint in ROUTES:
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
     # A redirect would be built from the Host header, and would not do for a POST.
     app.router.redirect_slashes = False
     app.state.services = services
     bounded = BodyLimitMiddleware(app, config.max_body_bytes)
-    limited = DeadlineMiddleware(LimitMiddleware(bounded), config)
+    limited = LimitMiddleware(DeadlineMiddleware(bounded, config))
     drained = DrainMiddleware(limited, services.drain)
     is_split = config.admin_address is not None
     surfaces = (Surface.PUBLIC, Surface.ADMIN) if is_split else (Surface.WHOLE,)
@@ -120,10 +123,21 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     method, path = request.method, request.scope["path"]
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         refusal = MotetError(f"{path} does not take {method} requests.", code="method_not_allowed")
-        return error_response(refusal, dict(error.headers or {}))
+        return error_response(refusal, {"Allow": ", ".join(_methods_of(request))})
     if error.status_code == HTTPStatus.NOT_FOUND:
         return error_response(unknown_url(method, path))
     return error_response(MotetError(str(error.detail), code="internal_error"))
+
+
+def _methods_of(request: Request) -> list[str]:
+    """All methods that the path takes. The router knows those of the first route that has it."""
+    routes: list[Route] = request.app.router.routes
+    return sorted(
+        method
+        for route in routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    )
 
 
 async def _on_exception(request: Request, _: Exception) -> Response:

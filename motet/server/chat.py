@@ -138,7 +138,8 @@ async def start_chat(request: Request, body: Mapping[str, Any]) -> RunningChat:
     model = await find_model(request, services, params)
     use = _tool_use(params)
     tool_form = form_of(services.tokenizer.tool_template_source)
-    grammar = await _grammar(params, use, tool_form, services.grammars)
+    tenant = context.principal.tenant
+    grammar = await _grammar(params, use, tool_form, services.grammars, tenant)
     prompt = await encode_messages(services, params)
     await wait_for_adapter(request, services, model)
     generation = start_generation(
@@ -186,14 +187,18 @@ def chat_options(params: ChatRequest) -> ChatOptions:
 
 
 async def _grammar(
-    params: ChatRequest, use: ToolUse | None, form: ToolForm, grammars: GrammarService
+    params: ChatRequest,
+    use: ToolUse | None,
+    form: ToolForm,
+    grammars: GrammarService,
+    tenant: str | None,
 ) -> str | None:
     """What the answer has to be: calls, what `response_format` says, or either."""
     if use is None:
-        return await grammar_of(params, grammars)
+        return await grammar_of(params, grammars, tenant)
 
     async def compile_lark(text: str, param: str) -> str:
-        return await grammars.compile(Constraint("grammar", text, param))
+        return await grammars.compile(Constraint("grammar", text, param), tenant)
 
     constraint = constraint_of(params.response_format, params.structured_outputs)
     if constraint is None:

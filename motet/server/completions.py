@@ -121,7 +121,7 @@ async def create_completion(request: Request) -> Response:
     params = parse(CompletionRequest, drop_idle_completion_parameters(without(body, ignored)))
     context = context_of(request.scope)
     model = await find_model(request, services, params)
-    grammar = await grammar_of(params, services.grammars)
+    grammar = await grammar_of(params, services.grammars, context.principal.tenant)
     # In a thread, for a long prompt must not hold up everybody's tokens.
     prompts = await asyncio.to_thread(_prepare, services.tokenizer, params)
     await wait_for_adapter(request, services, model)

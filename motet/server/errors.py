@@ -67,6 +67,7 @@ _BAD_REQUEST_CODES = frozenset(
         "adapter_already_loaded",
         "adapter_too_large",
         "pins_exceed_pool",
+        "digest_mismatch",
         "grammar_error",
     }
 )
@@ -118,6 +119,17 @@ def status_of(error: MotetError) -> int:
     if error.code in _BAD_REQUEST_CODES or isinstance(error, AdapterError):
         return 400
     return 500
+
+
+def codes_by_status() -> dict[int, list[str]]:
+    """All codes that this module knows, in order. Refusals of adapters may have others, with 400.
+
+    The statuses are those of `status_of`.
+    """
+    by_status: dict[int, list[str]] = {400: sorted(_BAD_REQUEST_CODES)}
+    for code, status in _STATUS_OF_CODE.items():
+        by_status.setdefault(status, []).append(code)
+    return dict(sorted(by_status.items()))
 
 
 def error_body(error: MotetError) -> dict[str, Any]:

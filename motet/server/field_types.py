@@ -45,7 +45,19 @@ def _biases(value: Any) -> Any:
     return {int(key): float(bias) for key, bias in value.items()}
 
 
-LogitBias = Annotated[dict[int, float], BeforeValidator(_biases)]
+LogitBias = Annotated[
+    dict[int, float],
+    BeforeValidator(
+        _biases,
+        json_schema_input_type=Annotated[
+            dict[
+                Annotated[str, Field(pattern=rf"^({_TOKEN_ID.pattern})$")],
+                Annotated[float, Field(ge=-MAX_ABS_LOGIT_BIAS, le=MAX_ABS_LOGIT_BIAS)],
+            ],
+            Field(max_length=MAX_LOGIT_BIASES, json_schema_extra={"additionalProperties": False}),
+        ],
+    ),
+]
 NumLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
 CacheSalt = Annotated[str, Field(min_length=1, max_length=MAX_CACHE_SALT_CHARS)]
 Priority = Annotated[int, Field(ge=-MAX_ABS_PRIORITY, le=MAX_ABS_PRIORITY)]

@@ -21,6 +21,7 @@ from typing import Any
 from llguidance import LLMatcher, LLTokenizer, grammar_from
 
 from motet.engine.grammar import GrammarError, compile_grammar, load_tokenizer
+from motet.server.json_layout import JSON_LAYOUT
 
 # Less than the engine's threads have: what is deeply nested ends this process, and not the engine.
 _STACK_BYTES = 1 << 20
@@ -29,16 +30,6 @@ _MAX_MEMORY_BYTES = 2 << 30
 _LAST_RESORT_S = 20
 # Steps of the engine come first.
 _NICENESS = 5
-
-# JSON on one line, with or without a space after "," and ":". Anywhere else, whitespace would let
-# an answer go on for ever; and no schema may say for itself what of it is kept.
-_JSON_OPTIONS = {
-    "whitespace_flexible": False,
-    "item_separator": ", ?",
-    "key_separator": ": ?",
-    "coerce_one_of": False,
-    "lenient": False,
-}
 
 
 def grammar_text(kind: str, text: str) -> str:
@@ -49,7 +40,7 @@ def grammar_text(kind: str, text: str) -> str:
     """
     match kind:
         case "json_schema":
-            grammar = LLMatcher.grammar_from_json_schema(text, overrides=_JSON_OPTIONS)
+            grammar = LLMatcher.grammar_from_json_schema(text, overrides=JSON_LAYOUT)
         case "regex":
             grammar = LLMatcher.grammar_from_regex(text)
         case "choice":

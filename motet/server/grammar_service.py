@@ -17,12 +17,13 @@ from pathlib import Path
 
 from motet.core.errors import MotetError
 from motet.server.errors import bad_request
+from motet.server.fair_turns import FairTurns
 from motet.server.grammar_worker import CheckEndedError, CheckFailedError, GrammarWorker
 from motet.server.protocol import GenerationParameters
 from motet.server.single_flight import SingleFlight
 from motet.server.structured import Constraint, constraint_of
 
-MAX_WAITING = 256
+MAX_WAITING = 256  # of each tenant
 MAX_WAIT_S = 10.0
 _MAX_REMEMBERED = 256
 _MAX_REASON_CHARS = 400
@@ -39,17 +40,19 @@ class _Refused:
 
 
 class GrammarService:
-    """Compiles the constraints of requests, each once, one after another."""
+    """Compiles the constraints of requests, each once, one after another; tenants take turns."""
 
     def __init__(self, worker: GrammarWorker) -> None:
         self._worker = worker
-        self._turn = asyncio.Lock()
-        self._num_waiting = 0
+        self._turns = FairTurns()
         self._running: SingleFlight[_Accepted | _Refused] = SingleFlight()
         self._outcomes: OrderedDict[str, _Accepted | _Refused] = OrderedDict()
 
-    async def compile(self, constraint: Constraint) -> str:
+    async def compile(self, constraint: Constraint, tenant: str | None = None) -> str:
         """Its grammar, in llguidance's form, which the engine can follow.
+
+        Args:
+            tenant: who asks for it, and waits behind nobody but their own; None without keys.
 
         Raises:
             MotetError: 400 `invalid_value` with the reason; 503 `overloaded` if too many others
@@ -59,7 +62,8 @@ class GrammarService:
         key = hashlib.sha256(text.encode()).hexdigest()
         outcome = self._outcomes.get(key)
         if outcome is None:
-            outcome = await self._running.run(key, lambda: self._compile(key, constraint))
+            work = f"{key} {tenant}"  # nobody waits in the line of another tenant
+            outcome = await self._running.run(work, lambda: self._compile(key, constraint, tenant))
         else:
             self._outcomes.move_to_end(key)
         if isinstance(outcome, _Refused):
@@ -67,8 +71,12 @@ class GrammarService:
             raise bad_request(f"'{param}' cannot be used: {outcome.reason}.", param)
         return outcome.grammar
 
-    async def _compile(self, key: str, constraint: Constraint) -> _Accepted | _Refused:
-        async with self._its_turn():
+    async def _compile(
+        self, key: str, constraint: Constraint, tenant: str | None
+    ) -> _Accepted | _Refused:
+        async with self._its_turn(tenant):
+            if (outcome := self._outcomes.get(key)) is not None:  # another tenant was first
+                return outcome
             try:
                 grammar = await self._worker.compile(constraint.kind, constraint.text)
             except CheckEndedError as error:
@@ -78,22 +86,19 @@ class GrammarService:
             return self._remember(key, _Accepted(grammar))
 
     @contextlib.asynccontextmanager
-    async def _its_turn(self) -> AsyncIterator[None]:
+    async def _its_turn(self, tenant: str | None) -> AsyncIterator[None]:
         """Wait for those before it. Raises MotetError if they are too many, or take too long."""
-        if self._num_waiting >= MAX_WAITING:
+        if self._turns.num_waiting(tenant) >= MAX_WAITING:
             raise _overloaded()
-        self._num_waiting += 1
         try:
             async with asyncio.timeout(MAX_WAIT_S):
-                await self._turn.acquire()
+                await self._turns.take(tenant)
         except TimeoutError:
             raise _overloaded() from None
-        finally:
-            self._num_waiting -= 1
         try:
             yield
         finally:
-            self._turn.release()
+            self._turns.pass_on()
 
     def _remember(self, key: str, outcome: _Accepted | _Refused) -> _Accepted | _Refused:
         self._outcomes[key] = outcome
@@ -114,14 +119,16 @@ async def grammar_service(
         await worker.close()
 
 
-async def grammar_of(params: GenerationParameters, grammars: GrammarService) -> str | None:
-    """The grammar that a request's answer has to follow; None if it is free.
+async def grammar_of(
+    params: GenerationParameters, grammars: GrammarService, tenant: str | None
+) -> str | None:
+    """The grammar that the answer to a tenant's request has to follow; None if it is free.
 
     Raises:
         MotetError: as `constraint_of` and `GrammarService.compile`.
     """
     constraint = constraint_of(params.response_format, params.structured_outputs)
-    return None if constraint is None else await grammars.compile(constraint)
+    return None if constraint is None else await grammars.compile(constraint, tenant)
 
 
 def _overloaded() -> MotetError:

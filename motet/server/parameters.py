@@ -109,6 +109,16 @@ def drop_idle_chat_parameters(body: Mapping[str, Any]) -> dict[str, Any]:
     return _drop_idle(body, _UNSUPPORTED | _UNSUPPORTED_IN_CHAT)
 
 
+def idle_completion_parameters() -> dict[str, tuple[Any, ...] | None]:
+    """What does nothing in /v1/completions: the values at which it does nothing; None is any."""
+    return dict.fromkeys(_IGNORED) | _UNSUPPORTED | _UNSUPPORTED_IN_COMPLETIONS
+
+
+def idle_chat_parameters() -> dict[str, tuple[Any, ...] | None]:
+    """The same of /v1/chat/completions."""
+    return dict.fromkeys(_IGNORED) | _UNSUPPORTED | _UNSUPPORTED_IN_CHAT
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """ " Did you mean 'x'?", or nothing if no known name is close."""
     close = difflib.get_close_matches(name, [*known, *_UNSUPPORTED, *_IGNORED], n=1, cutoff=0.7)

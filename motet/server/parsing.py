@@ -26,7 +26,7 @@ from motet.server.replies import ClientLeftError
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
 # Names of unknown fields are the client's; an error does not repeat any length of them.
-_MAX_PARAM_CHARS = 128
+MAX_PARAM_CHARS = 128
 # What is nested a thousand deep would be too much for Python's own, and of a long list a short
 # beginning is enough.
 _REPR = reprlib.Repr()
@@ -129,7 +129,7 @@ def _dotted(location: tuple[int | str, ...]) -> str:
             continue
         else:
             text += f".{part}" if text else part
-    return text[:_MAX_PARAM_CHARS]
+    return text[:MAX_PARAM_CHARS]
 
 
 def _shortened(value: Any) -> str:

@@ -19,9 +19,12 @@ from pydantic import (
     ValidationInfo,
     field_validator,
     model_validator,
+    with_config,
 )
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
+from motet.adapters.roots import NAME_PATTERN
 from motet.server.field_types import (
     CacheSalt,
     LogitBias,
@@ -30,6 +33,7 @@ from motet.server.field_types import (
     TemplateKwargs,
     User,
 )
+from motet.server.json_schema import ABOVE_ZERO, nulls_are_absent
 from motet.server.structured import ResponseFormat, StructuredOutputs
 from motet.server.tools.protocol import (
     CallId,
@@ -46,8 +50,9 @@ MAX_STOPS = 4
 MAX_STOP_CHARS = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_MESSAGES = 4096
-MAX_NAME_CHARS = 256  # no adapter's name is so long
 MAX_PATH_CHARS = 4096  # Linux opens no longer one; to resolve one takes time by its square
+
+_EMPTY_IN_ANSWERS = ("tool_calls", "annotations")
 
 
 def _normalized_prompt(value: Any) -> list[Any]:
@@ -114,10 +119,41 @@ def _joined_text(value: Any) -> Any:
     return "\n".join(part["text"] for part in value)
 
 
-Prompt = Annotated[list[Any], BeforeValidator(_normalized_prompt)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 TokenId = Annotated[int, Field(ge=0)]
-LoraName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+
+_TextPrompt = Annotated[str, Field(min_length=1)]
+_TokenPrompt = Annotated[list[TokenId], Field(min_length=1)]
+_SeveralPrompts = Field(min_length=1, max_length=MAX_PROMPTS)
+Prompt = Annotated[
+    list[Any],
+    BeforeValidator(
+        _normalized_prompt,
+        json_schema_input_type=_TextPrompt
+        | Annotated[list[_TextPrompt], _SeveralPrompts]
+        | _TokenPrompt
+        | Annotated[list[_TokenPrompt], _SeveralPrompts],
+    ),
+]
+StopStrings = Annotated[list[StopString], Field(max_length=MAX_STOPS)]
+AboveZero = Field(json_schema_extra=ABOVE_ZERO)
+
+
+@with_config(ConfigDict(extra="forbid"))
+class TextPart(TypedDict):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+Content = Annotated[
+    str,
+    BeforeValidator(
+        _joined_text,
+        json_schema_input_type=str | Annotated[list[TextPart], Field(min_length=1)],
+    ),
+]
 
 
 class StreamOptions(BaseModel):
@@ -138,22 +174,26 @@ class GenerationParameters(BaseModel):
     model: Annotated[str, Field(min_length=1, max_length=256)]
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    top_p: Annotated[float, Field(le=1), AfterValidator(_positive)] = 1.0
-    top_k: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_switched_off_top_k)] = (
-        None
-    )
+    top_p: Annotated[float, Field(le=1), AfterValidator(_positive), AboveZero] = 1.0
+    top_k: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        BeforeValidator(
+            _switched_off_top_k, json_schema_input_type=Annotated[int, Field(ge=-1)] | None
+        ),
+    ] = None
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     stop: Annotated[
-        Annotated[list[StopString], Field(max_length=MAX_STOPS)], BeforeValidator(_normalized_stop)
+        StopStrings,
+        BeforeValidator(_normalized_stop, json_schema_input_type=StopString | StopStrings),
     ] = []
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS)] = []
     ignore_eos: bool = False
     min_tokens: Annotated[int, Field(ge=0)] = 0
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
-    repetition_penalty: Annotated[float, Field(le=2), AfterValidator(_positive)] = 1.0
+    repetition_penalty: Annotated[float, Field(le=2), AfterValidator(_positive), AboveZero] = 1.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     logit_bias: LogitBias = {}
@@ -217,7 +257,11 @@ class GenerationParameters(BaseModel):
 
 
 class CompletionRequest(GenerationParameters):
-    """POST /v1/completions. `prompt` is a list of strings, or of lists of token ids."""
+    """POST /v1/completions.
+
+    Attributes:
+        prompt: a list of strings, or of lists of token ids.
+    """
 
     prompt: Prompt
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -262,6 +306,14 @@ class CompletionRequest(GenerationParameters):
         return self.return_token_ids or self.logprobs is not None
 
 
+def _empty_fields_are_absent(schema: dict[str, Any]) -> None:
+    for name in _EMPTY_IN_ANSWERS:
+        known = schema["properties"].get(name, {"anyOf": [{"type": "null"}]})
+        empty = {"type": "array", "maxItems": 0}
+        schema["properties"][name] = {"anyOf": [*known["anyOf"], empty]}
+    nulls_are_absent(schema)
+
+
 class Message(BaseModel):
     """One message of a conversation.
 
@@ -271,12 +323,17 @@ class Message(BaseModel):
         content: empty if an assistant only called.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        validate_default=True,
+        json_schema_extra=_empty_fields_are_absent,
+    )
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     tool_calls: ToolCalls | None = None
     tool_call_id: CallId | None = None
-    content: Annotated[str, BeforeValidator(_joined_text)] | None = None
+    content: Content | None = None
     name: str | None = None
 
     @field_validator("tool_calls")
@@ -312,7 +369,7 @@ class Message(BaseModel):
         return {
             key: item
             for key, item in value.items()
-            if item is not None and not (key in ("tool_calls", "annotations") and item == [])
+            if item is not None and not (key in _EMPTY_IN_ANSWERS and item == [])
         }
 
 
@@ -383,12 +440,19 @@ class ChatRequest(GenerationParameters):
 ALL_PARAMETERS = frozenset(CompletionRequest.model_fields) | frozenset(ChatRequest.model_fields)
 
 
+# What it may not be is said where it is used; this is for the published schema.
+AdapterName = Annotated[
+    str,
+    Field(min_length=1, max_length=128, json_schema_extra={"pattern": f"^{NAME_PATTERN}$"}),
+]
+
+
 class LoadAdapterRequest(BaseModel):
     """POST /v1/load_lora_adapter. Other fields are ignored: deployment tools add their own."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    lora_name: LoraName
+    lora_name: AdapterName
     lora_path: Annotated[str, Field(min_length=1, max_length=MAX_PATH_CHARS)]
     load_inplace: bool = False
     pinned: bool | None = None  # None: as it was under this name
@@ -399,4 +463,4 @@ class UnloadAdapterRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    lora_name: LoraName
+    lora_name: AdapterName

@@ -56,7 +56,7 @@ class ResponseFormat(BaseModel):
     def _has_a_schema_if_it_says_so(self) -> Self:
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise PydanticCustomError(
-                "json_schema_and_type",
+                "json_schema_unlike_kind",
                 "should be there if, and only if, the type is 'json_schema'",
                 {"param": "response_format.json_schema"},
             )

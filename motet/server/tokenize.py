@@ -17,11 +17,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.server.admission import require_known_token_ids
-from motet.server.chat import encode_messages, parse_chat
+from motet.server.chat import encode_messages
 from motet.server.errors import bad_request
 from motet.server.generate import find_model
+from motet.server.parameters import drop_idle_chat_parameters
 from motet.server.parsing import parse, read_json_object
-from motet.server.protocol import GenerationParameters, TokenId
+from motet.server.protocol import ChatRequest, GenerationParameters, TokenId
 from motet.server.services import Services, services_of
 
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
@@ -38,10 +39,8 @@ class TokenizeRequest(BaseModel):
     return_token_strs: bool = False
 
 
-class TokenizeChatOptions(BaseModel):
-    """What POST /tokenize with messages takes beside a chat's own fields."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
+class TokenizeChatRequest(ChatRequest):
+    """POST /tokenize with a conversation."""
 
     return_token_strs: bool = False
 
@@ -73,12 +72,10 @@ async def tokenize(request: Request) -> Response:
 
 
 async def _tokenize_chat(request: Request, services: Services, body: dict[str, Any]) -> Response:
-    names = TokenizeChatOptions.model_fields
-    options = parse(TokenizeChatOptions, {name: body[name] for name in names if name in body})
-    params = parse_chat({name: value for name, value in body.items() if name not in names})
+    params = parse(TokenizeChatRequest, drop_idle_chat_parameters(body))
     await find_model(request, services, params)
     token_ids = await encode_messages(services, params)
-    return await _tokens_response(services, token_ids, options.return_token_strs)
+    return await _tokens_response(services, token_ids, params.return_token_strs)
 
 
 async def detokenize(request: Request) -> Response:

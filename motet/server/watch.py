@@ -18,7 +18,7 @@ import structlog
 from motet.core.errors import ConfigError, MotetError
 from motet.server.adapter import Adapter, Source, SourceType
 from motet.server.adapter_admin import AdapterAdmin
-from motet.server.adapter_dir import AdapterDirectory
+from motet.server.adapter_dir import CONFIG_FILE, AdapterDirectory
 from motet.server.deployments import Deployment
 from motet.server.registry import AdapterRegistry
 
@@ -97,14 +97,19 @@ class DirectoryWatcher:
         ]
 
     def _names_at(self, paths: Iterable[Path]) -> list[str]:
-        """Adapters that changed paths may belong to: those of all folders above them."""
+        """Adapters that changed paths may belong to: those of all folders above and below them.
+
+        What is written into a new folder before the system watches it is told of by nobody: the
+        folder itself is all that is known.
+        """
         names: dict[str, None] = {}
         for path in paths:
-            for folder in (path, *path.parents):
+            below = (file.parent for file in path.rglob(CONFIG_FILE))  # none, if it is a file
+            for folder in (path, *path.parents, *below):
                 if folder == self._directory.path or not folder.is_relative_to(
                     self._directory.path
                 ):
-                    break
+                    continue
                 name = folder.relative_to(self._directory.path).as_posix()
                 is_known = self._registry.catalogue.get(name) is not None
                 if is_known or self._directory.has_config(name):

@@ -258,6 +258,18 @@ def test_a_failed_grammar_is_compiled_anew(world: World) -> None:
     assert answer.end in ("stop", "length")
 
 
+def test_a_failure_ends_nobody_else_with_the_same_grammar(world: World) -> None:
+    grammar = regex_grammar("[ab]{3}(c{1000}){1000}|d{20}")
+    (a,), (c,), (d,) = (world.tokenizer.encode(each).ids for each in "acd")
+    answers = world.generate(
+        world.request("bomb", grammar, max_tokens=40, logit_bias=((a, 100.0), (c, 100.0))),
+        world.request("good", grammar, max_tokens=40, logit_bias=((d, 100.0),)),
+    )
+    assert answers["bomb"].end == "grammar_error"
+    assert answers["good"].end == "stop"
+    assert world.text(answers["good"]) == "d" * 20
+
+
 def test_an_abort_while_the_grammar_is_compiled(world: World) -> None:
     grammar = json_grammar({"enum": [f"value {i}" for i in range(3000)]})
     world.engine.handle(world.request("gone", grammar))

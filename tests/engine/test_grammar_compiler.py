@@ -1,5 +1,6 @@
 """Requests whose grammars are being compiled: whatever happens meanwhile, nothing is left over."""
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,13 +11,14 @@ from llguidance import LLMatcher, LLTokenizer
 
 from motet.core.messages import AbortRequest, ReleaseAdapter
 from motet.engine import grammar_compiler
-from motet.engine.grammar import GrammarError, load_tokenizer
+from motet.engine.grammar import GrammarError, load_tokenizer, new_masks
 from motet.engine.grammar_compiler import GrammarCompiler
 from motet.engine.guide import GrammarGuide
 from tests.engine.harness import Harness, adapter
 from tests.server.tiny_model import write_tiny_model
 
 ANYTHING = str(LLMatcher.grammar_from_regex("(.|\n){0,50}"))
+BOMB = str(LLMatcher.grammar_from_regex("[ab]{3}(c{1000}){1000}|d"))
 LETTERS = str(LLMatcher.grammar_from_regex("[a-z]{1,9}"))
 
 
@@ -199,3 +201,32 @@ def test_logits_may_be_wider_or_narrower_than_the_tokenizer(
     tokenizer_file: Path, vocab_size: int
 ) -> None:
     assert load_tokenizer(tokenizer_file, vocab_size, (257, 258)).vocab_size == max(259, vocab_size)
+
+
+def test_a_grammar_serves_for_ever(gate: Gate) -> None:
+    """What sequences share grows with each of them, to a limit that their number must not meet."""
+    gate.open()
+    grammar = str(LLMatcher.grammar_from_regex(".*a.{18}"))
+    masks = new_masks(1, 259)
+    draw = random.Random(1)
+    for number in range(200):
+        guide = gate.compiler.guide(str(number), grammar)
+        wait_until(lambda guide=guide: ready(gate.compiler, guide))  # type: ignore[misc]
+        for token_id in draw.choices([64, 65], k=60):
+            assert guide.fill(masks, 0), guide.error
+            guide.accept(token_id)
+
+
+def test_a_slow_grammar_is_not_compiled_within_a_step(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammar_compiler, "_MAX_COMPILE_IN_STEP_S", -1.0)
+    gate.open()
+    guides = [gate.compiler.guide(name, BOMB) for name in "ab"]
+    wait_until(lambda: ready(gate.compiler, guides[1]))
+    masks = new_masks(1, 259)
+    for token_id in [64, 64, 64, 66]:
+        guides[0].fill(masks, 0)
+        guides[0].accept(token_id)
+    assert guides[0].error
+    assert not guides[1].fill(masks, 0)

@@ -151,9 +151,9 @@ class FakeEngine:
         known = request.digest is None or self._references[request.digest] > 0
         if not known:
             self._fail(request, "adapter_not_found", "no such digest")
-        elif FAIL_TOKEN in request.prompt_token_ids:
+        elif self._options.fake_fails and FAIL_TOKEN in request.prompt_token_ids:
             self._fail(request, "internal_error", "the fake engine was told to fail")
-        elif UNAVAILABLE_TOKEN in request.prompt_token_ids:
+        elif self._options.fake_fails and UNAVAILABLE_TOKEN in request.prompt_token_ids:
             self._fail(request, "adapter_unavailable", "its files are gone")
         else:
             self._running[request.request_id] = request
@@ -363,6 +363,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--fake-vocab-size", type=int, default=259)
     parser.add_argument("--fake-script-token", type=int)
     parser.add_argument("--fake-start-s", type=float, default=0.0)
+    parser.add_argument("--fake-fails", type=int, default=1, help="0: no token has it fail")
     parser.add_argument("--fake-start-error")
     parser.add_argument("--fake-start-error-file", type=Path, help="an error while it exists")
     parser.add_argument("--fake-exit-at-start", type=int)

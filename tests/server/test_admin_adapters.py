@@ -235,7 +235,9 @@ def test_a_canary_is_sticky_and_flips_are_atomic(start_server: StartServer, colo
         assert code(post(server, "mine", "rollback")) == (409, "nothing_to_roll_back")
 
 
-@pytest.mark.parametrize("weights", [{}, {"1": 0}, {"1": -1}, {"x": 1}, {"1": 1, "v1": 1}, [], 1])
+@pytest.mark.parametrize(
+    "weights", [{}, {"1": 0}, {"1": -1}, {"1": 1e308}, {"x": 1}, {"1": 1, "v1": 1}, [], 1]
+)
 def test_weights_are_checked(server: RunningServer, weights: object) -> None:
     response = alias(server, "red", weights)
     assert response.status_code == 400

@@ -88,7 +88,8 @@ def test_only_so_many_events_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         log.close()
         seen = [event async for event in log.after(start)]
         assert [each.number for each in seen] == list(range(11, events_module.MAX_EVENTS + 11))
-        for garbage in ("", "-", "x-1", f"{log.id_of(Event(1, '', {})).split('-')[0]}-x"):
+        run = log.id_of(Event(1, "", {})).split("-")[0]
+        for garbage in ("", "-", "x-1", f"{run}-x", f"{run}-", f"{run}-{'9' * 5000}"):
             assert log.position(garbage) == 0
 
     asyncio.run(work())

@@ -321,3 +321,22 @@ def test_a_server_does_not_start_with_a_broken_file_of_keys(
             (tmp_path / "keys.json").write_text(content)
         with pytest.raises(ConfigError), start_server(keys_file=tmp_path / "keys.json"):
             pass
+
+
+def test_metrics_name_all_adapters_so_not_every_key_opens_them(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.json"
+    write_keys(
+        path,
+        some_key("some", "some", adapters=["red"]),
+        some_key("none", "none", adapters=[]),
+        some_key("all", "all"),
+        some_key("admin", "admin", adapters=["red"], roles=[Role.ADMIN]),
+    )
+    with start_server(keys_file=path) as server:
+        statuses = {
+            key: server.get("/metrics", headers=bearer(key)).status_code
+            for key in ("some", "none", "all", "admin")
+        }
+    assert statuses == {"some": 403, "none": 403, "all": 200, "admin": 200}

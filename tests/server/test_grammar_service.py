@@ -121,6 +121,25 @@ def test_so_many_may_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     with_fake(test)
 
 
+def test_a_tenant_waits_behind_its_own_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar_service, "MAX_WAITING", 3)
+
+    async def test(service: GrammarService, worker: FakeWorker) -> None:
+        flood = [
+            asyncio.create_task(service.compile(regex(each), "a")) for each in ("0", "1", "2", "x")
+        ]
+        await asyncio.sleep(0.01)
+        other = asyncio.create_task(service.compile(regex("x"), "b"))
+        await asyncio.sleep(0.01)
+        worker.go_on.set()
+        assert await other == "grammar of x"
+        await asyncio.gather(*flood)
+        assert sorted(worker.asked) == ["0", "1", "2", "x"], "each was compiled once"
+        assert worker.asked.index("x") <= 2, "and not last, as the flood's own"
+
+    with_fake(test)
+
+
 def test_none_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grammar_service, "MAX_WAIT_S", 0.02)
 

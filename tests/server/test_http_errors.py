@@ -98,6 +98,20 @@ def test_unknown_routes_and_methods(server: RunningServer) -> None:
     assert_error(server.post("/v1/models", {}), 405, "method_not_allowed", None)
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/models", "GET"),
+        ("/admin/v1/adapters", "GET, POST"),
+        ("/admin/v1/adapters/a", "DELETE, GET"),
+    ],
+)
+def test_405_lists_the_methods_of_all_routes_of_a_path(
+    server: RunningServer, path: str, methods: str
+) -> None:
+    assert server.http.patch(path).headers["allow"] == methods
+
+
 def test_a_prompt_that_is_too_long_is_told_the_numbers(server: RunningServer) -> None:
     error = assert_error(
         server.complete("x" * 500, max_tokens=13), 400, "context_length_exceeded", "prompt"

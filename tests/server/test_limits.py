@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -245,3 +247,20 @@ def test_an_overloaded_server_takes_no_tokens(start_server: StartServer, tmp_pat
             assert waiting.result().status_code == 504
         listing = server.get("/v1/models", headers=bearer("a-key"))
         assert listing.headers["x-ratelimit-remaining-tokens"] == "100"
+
+
+def test_a_request_whose_time_is_over_is_told_its_limits_too(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    with limited_server(start_server, tmp_path, requests_per_minute=5) as server:
+        address = urlsplit(server.url)
+        with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+            connection.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nx-request-timeout: 0.3\r\n"
+                b"Authorization: Bearer a-key\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 100\r\n\r\n{"
+            )
+            answer = connection.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 504 ")
+        assert b"x-ratelimit-remaining-requests: 4\r\n" in answer
+        assert complete(server).headers["x-ratelimit-remaining-requests"] == "3"

@@ -86,3 +86,13 @@ def test_what_went_while_the_server_was_down_is_gone(
 def test_there_must_be_a_directory() -> None:
     with pytest.raises(ConfigError, match="needs --adapter-dir"):
         ServeConfig(watch_adapter_dir=True)
+
+
+def test_a_folder_may_come_with_everything_in_it(
+    start_server: StartServer, adapters_dir: Path, tmp_path: Path
+) -> None:
+    """The system then tells of the folder alone."""
+    write_adapter(tmp_path / "team" / "nested" / "green", b"green")
+    with start_server(adapter_dir=adapters_dir, watch_adapter_dir=True) as server:
+        (tmp_path / "team").rename(adapters_dir / "team")
+        wait_until(lambda: "team/nested/green" in server.started.registry.catalogue)

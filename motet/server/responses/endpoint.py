@@ -16,11 +16,16 @@ from starlette.responses import Response
 from motet.core.errors import MotetError
 from motet.server.answer import stream_answer, whole_answer
 from motet.server.chat import RunningChat, start_chat
+from motet.server.parameters import tell_ignored, without
 from motet.server.parsing import parse, read_json_object
 from motet.server.responses.events import ResponseEvents
 from motet.server.responses.output import whole_response
-from motet.server.responses.parameters import drop_idle_response_parameters
+from motet.server.responses.parameters import (
+    drop_idle_response_parameters,
+    ignored_response_parameters,
+)
 from motet.server.responses.protocol import ResponsesRequest
+from motet.server.services import services_of
 
 # What a chat calls the fields that it may find at fault.
 _OUR_NAMES = {
@@ -33,8 +38,17 @@ _OUR_NAMES = {
 async def create_response(request: Request) -> Response:
     """Answer an input that holds the whole conversation."""
     body = await read_json_object(request)
-    body = drop_idle_response_parameters(body, ResponsesRequest.model_fields)
+    is_lenient = services_of(request).config.lenient_parameters
+    working = ResponsesRequest.model_fields
+    ignored = ignored_response_parameters(body, working, is_lenient=is_lenient)
+    body = drop_idle_response_parameters(without(body, ignored), working)
     params = parse(ResponsesRequest, body)
+    response = await _answer(request, params)
+    tell_ignored(response, ignored)
+    return response
+
+
+async def _answer(request: Request, params: ResponsesRequest) -> Response:
     chat = await _start(request, params)
     generation = chat.generation
     if params.stream:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
+from motet.server.json_schema import nulls_are_absent
 from motet.server.protocol import MAX_MESSAGES
 
 Json = dict[str, Any]
@@ -32,7 +33,7 @@ _PART_REFUSALS = {
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra=nulls_are_absent)
 
 
 class InputText(_Part):
@@ -91,15 +92,16 @@ Part = Annotated[
     Discriminator(lambda value: f"[{_kind_of(value)}]"),
     _known_kind(("input_text", "output_text"), _PART_REFUSALS, "a part"),
 ]
+_SeveralParts = Annotated[list[Part], Field(min_length=1, max_length=MAX_MESSAGES)]
 Parts = Annotated[
-    Annotated[list[Part], Field(min_length=1, max_length=MAX_MESSAGES)],
-    BeforeValidator(_normalized_parts),
+    _SeveralParts,
+    BeforeValidator(_normalized_parts, json_schema_input_type=str | _SeveralParts),
 ]
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
 class _Item(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra=nulls_are_absent)
 
     id: str | None = None
     status: Status | None = None

@@ -98,15 +98,15 @@ def whole_response(params: ResponsesRequest, unique_id: str, chat: Json) -> Json
     (choice,) = chat["choices"]
     message, finish_reason = choice["message"], choice["finish_reason"]
     calls = message.get("tool_calls") or []
-    status = item_status(finish_reason)
     output: list[Json] = []
     if message["content"] or not calls:
-        item_id = frame.item_id("msg", 0)
+        item_id, status = frame.item_id("msg", 0), item_status(finish_reason)
         output.append(message_item(item_id, [text_part(message["content"] or "")], status))
     for call in calls:
         item_id = frame.item_id("fc", len(output))
         function = call["function"]
-        item = call_item(item_id, call["id"], function["name"], function["arguments"], status)
+        # A call that was cut off would be text.
+        item = call_item(item_id, call["id"], function["name"], function["arguments"], "completed")
         output.append(item)
     return frame.finished(output, finish_reason, chat["usage"])
 

@@ -16,6 +16,8 @@ from typing import Any
 
 from motet.core.errors import MotetError
 from motet.server.errors import bad_request
+from motet.server.parsing import MAX_PARAM_CHARS
+from motet.server.protocol import ALL_PARAMETERS
 
 # They have no effect on the answer.
 _IGNORED = frozenset(
@@ -71,6 +73,23 @@ _NEW_NAMES = {
 }
 
 
+def ignored_response_parameters(
+    body: Mapping[str, Any], working: Collection[str], *, is_lenient: bool
+) -> list[str]:
+    """Names of what in `body` is not going to be read.
+
+    Args:
+        working: the names of those that do something.
+        is_lenient: unknown parameters are ignored too, rather than refused; those that mean
+            something, here or to the older endpoints, never are.
+    """
+    names = [name for name, value in body.items() if value is not None]
+    if not is_lenient:
+        return [name for name in names if name in _IGNORED]
+    read = {*working, *_REFUSED, *_NEW_NAMES, *ALL_PARAMETERS}
+    return [name for name in names if name not in read]
+
+
 def drop_idle_response_parameters(
     body: Mapping[str, Any], working: Collection[str]
 ) -> dict[str, Any]:
@@ -98,7 +117,14 @@ def drop_idle_response_parameters(
     return kept
 
 
+def idle_response_parameters() -> dict[str, tuple[Any, ...] | None]:
+    """What does nothing: the values at which it does nothing; None is any."""
+    refused = {name: refusal.neutral for name, refusal in _REFUSED.items()}
+    return dict.fromkeys(_IGNORED) | refused
+
+
 def _unknown(name: str, working: Collection[str]) -> MotetError:
+    name = name[:MAX_PARAM_CHARS]
     close = difflib.get_close_matches(name, [*working, *_REFUSED, *_IGNORED], n=1, cutoff=0.7)
     meant = _NEW_NAMES.get(name) or (close[0] if close else None)
     hint = "" if meant is None else f" Did you mean '{meant}'?"

@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from motet.server.json_schema import nulls_are_absent
 from motet.server.protocol import MAX_MESSAGES
 from motet.server.responses.items import InputItem, chat_messages, normalized_input
 
@@ -35,7 +36,9 @@ def _without_nulls(value: Json) -> Json:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, json_schema_extra=nulls_are_absent
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -156,10 +159,13 @@ class Reasoning(_Strict):
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class StreamOptions(_Strict):
+class ResponseStreamOptions(_Strict):
     """Nothing in it changes a stream."""
 
     include_obfuscation: bool = False  # padding against traffic analysis; none is added
+
+
+InputItems = Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSAGES)]
 
 
 class ResponsesRequest(_Strict):
@@ -167,15 +173,15 @@ class ResponsesRequest(_Strict):
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     input: Annotated[
-        Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSAGES)],
-        BeforeValidator(normalized_input),
+        InputItems,
+        BeforeValidator(normalized_input, json_schema_input_type=str | InputItems),
     ]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: ResponseStreamOptions | None = None
     text: TextOptions = TextOptions()
     reasoning: Reasoning = Reasoning()
     tools: list[Annotated[FunctionTool, BeforeValidator(_function_only)]] = []

@@ -11,22 +11,16 @@ import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from llguidance import LLMatcher
-
 from motet.server.errors import bad_request
+from motet.server.json_layout import JSON_LAYOUT
 from motet.server.tools.forms import ToolForm
 from motet.server.tools.protocol import ToolFunction
 from motet.server.tools.use import ToolUse
 
-# On one line, with or without a space after "," and ":". Where white space is free, a model can go
-# on with it for ever; and no schema may say for itself what of it is kept.
-_LAYOUT = {
-    "whitespace_flexible": False,
-    "item_separator": ", ?",
-    "key_separator": ": ?",
-    "coerce_one_of": False,
-    "lenient": False,
-}
+# What the schemas of all tools may come to. Escaped twice on its way to whoever compiles it, it
+# grows to four times that.
+MAX_GRAMMAR_CHARS = 256 << 10
+
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 _ANY_ARGUMENTS = {"type": "object"}
 
@@ -35,15 +29,6 @@ class LarkCompiler(Protocol):
     """Makes llguidance's Lark a grammar. Raises MotetError (400), which names `param`."""
 
     async def __call__(self, text: str, param: str) -> str: ...
-
-
-async def compile_in_thread(text: str, param: str) -> str:
-    """A compiler that lets others run meanwhile."""
-    grammar: str = LLMatcher.grammar_from_lark(text)
-    error = await asyncio.to_thread(LLMatcher.validate_grammar, grammar)
-    if error:
-        raise bad_request(f"The schemas of '{param}' cannot be enforced: {error}.", param)
-    return grammar
 
 
 async def constrain(
@@ -62,12 +47,20 @@ async def constrain(
         content_schema: what an answer that does not call has to be; None is any text.
 
     Raises:
-        MotetError: 400, by `compiler`.
+        MotetError: 400, by `compiler`, or because the schemas are too large together.
     """
     is_free = not use.is_required and content_schema is None
     if is_free and not any(each.strict for each in use.callable):
         return None
-    return await compiler(await asyncio.to_thread(lark, use, form, content_schema), "tools")
+    text = await asyncio.to_thread(lark, use, form, content_schema)
+    if len(text) > MAX_GRAMMAR_CHARS:
+        raise bad_request(
+            f"The schemas of 'tools' take {len(text)} characters as a grammar; calls can be "
+            f"enforced up to {MAX_GRAMMAR_CHARS}. Offer fewer functions, or set tool_choice to "
+            "'auto' and leave 'strict' out.",
+            "tools",
+        )
+    return await compiler(text, "tools")
 
 
 def lark(use: ToolUse, form: ToolForm, content_schema: Mapping[str, Any] | None = None) -> str:
@@ -96,7 +89,7 @@ def _call_rules(rule: str, function: ToolFunction, form: ToolForm, *, is_checked
 
 
 def _json_rule(schema: Mapping[str, Any]) -> str:
-    return f"%json {json.dumps({**schema, 'x-guidance': _LAYOUT})}"
+    return f"%json {json.dumps({**schema, 'x-guidance': JSON_LAYOUT})}"
 
 
 def _arguments_schema(function: ToolFunction) -> dict[str, Any]:

@@ -368,3 +368,29 @@ def test_a_client_that_leaves_is_noticed(start_server: StartServer) -> None:
             next(response.iter_text())
         wait_until(lambda: server.events("AbortRequest"))
         assert server.started.client.num_in_flight == 0
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_what_is_ignored_is_named(server: RunningServer, is_stream: bool) -> None:
+    body = {"model": BASE, "input": "hi", "max_output_tokens": 2, "stream": is_stream}
+    response = server.post("/v1/responses", {**body, "safety_identifier": "x", "user": "u"})
+    assert response.headers["x-ignored-params"] == "safety_identifier"
+    assert "x-ignored-params" not in server.post("/v1/responses", body).headers
+
+
+def test_an_error_repeats_no_name_of_any_length(server: RunningServer) -> None:
+    response = server.post("/v1/responses", {"model": BASE, "input": "hi", "z" * 100_000: 1})
+    assert response.json()["error"]["code"] == "unknown_parameter"
+    assert len(response.content) < 1000
+
+
+def test_lenient_servers_ignore_what_nobody_knows(start_server: StartServer) -> None:
+    body = {"model": BASE, "input": "hi", "max_output_tokens": 2}
+    with start_server(lenient_parameters=True) as server:
+        response = server.post("/v1/responses", {**body, "zzz": 1})
+        assert response.status_code == 200, response.text
+        assert response.headers["x-ignored-params"] == "zzz"
+        # What would change the answer is refused, and so is what another endpoint calls it.
+        for name, value in {"store": True, "max_tokens": 5, "seed": 1, "stop": "x"}.items():
+            error = server.post("/v1/responses", {**body, name: value}).json()["error"]
+            assert error["param"] == name

@@ -57,6 +57,18 @@ def test_calls_are_as_the_schema_says(scripted: RunningServer) -> None:
     assert [each["arguments"] for each in done] == [KOELN, "{}"]
 
 
+def test_a_call_is_whole_though_the_answer_was_cut_off(scripted: RunningServer) -> None:
+    num_tokens = len(TWO.encode()) - 30  # within the second call
+    body = {"model": BASE, "input": [told_to_say(TWO)], "tools": FLAT_TOOLS}
+    response = scripted.post("/v1/responses", {**body, "max_output_tokens": num_tokens})
+    told = check_response(response.content)
+    assert told["status"] == "incomplete"
+    assert [(each["type"], each["status"]) for each in told["output"]] == [
+        ("message", "incomplete"),
+        ("function_call", "completed"),
+    ]
+
+
 def test_a_conversation_with_calls_is_counted_as_it_is_asked(scripted: RunningServer) -> None:
     body = {"model": BASE, "messages": [told_to_say("x")], "tools": TOOLS}
     count = scripted.post("/tokenize", body).json()["count"]

@@ -9,9 +9,10 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 
 from motet.core.errors import MotetError
+from motet.server.tools import grammar
 from motet.server.tools.events import message
 from motet.server.tools.forms import ToolForm
-from motet.server.tools.grammar import compile_in_thread, constrain, lark
+from motet.server.tools.grammar import constrain, lark
 from motet.server.tools.hermes import HermesForm
 from motet.server.tools.llama3 import Llama3Form
 from motet.server.tools.protocol import NamedToolChoice, Tool
@@ -162,21 +163,24 @@ def test_bare_json_that_could_be_a_call_has_to_be_one(tokenizer: LLTokenizer) ->
         assert not is_let_through(tokenizer, LLAMA3, use, text)
 
 
+async def nothing_to_compile(text: str, param: str) -> str:
+    raise AssertionError(f"{param} became {text}")
+
+
 @forms
 def test_without_strict_functions_auto_is_free(form: ToolForm) -> None:
-    assert asyncio.run(constrain(use_of("auto"), form, compile_in_thread)) is None
+    assert asyncio.run(constrain(use_of("auto"), form, nothing_to_compile)) is None
 
 
 @forms
-def test_a_schema_that_cannot_be_enforced_is_refused(form: ToolForm) -> None:
-    function = {"name": "f", "parameters": {"properties": {"x": {"$ref": "#/$defs/none"}}}}
-    tools = [Tool.model_validate({"type": "function", "function": function})]
-    use = tool_use(tools, "required", is_parallel=True)
-    assert use is not None
-    with pytest.raises(MotetError) as caught:
-        asyncio.run(constrain(use, form, compile_in_thread))
+def test_schemas_that_are_too_large_together_are_not_compiled(
+    form: ToolForm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = len(lark(use_of("required"), form))
+    monkeypatch.setattr(grammar, "MAX_GRAMMAR_CHARS", size - 1)
+    with pytest.raises(MotetError, match=str(size)) as caught:
+        asyncio.run(constrain(use_of("required"), form, nothing_to_compile))
     assert (caught.value.code, caught.value.param) == ("invalid_value", "tools")
-    assert "#/$defs/none" in caught.value.message
 
 
 def test_the_compiler_decides_what_the_grammar_is() -> None:

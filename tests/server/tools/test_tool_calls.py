@@ -265,6 +265,21 @@ def test_a_schema_that_cannot_be_enforced_is_refused_before_anything_runs(
     assert len(scripted.events("AddRequest")) == num_requests
 
 
+def test_many_large_schemas_are_refused_and_harm_nobody(
+    scripted: RunningServer, client: OpenAI
+) -> None:
+    """Each is within its bound, and so is the body; text with quotes grows with each escape."""
+    schema = {"type": "object", "description": '"' * 30_000}
+    many = [
+        {"type": "function", "function": {"name": f"f{i}", "parameters": schema}} for i in range(60)
+    ]
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, "x", tools=many, tool_choice="required")
+    assert caught.value.param == "tools"
+    ask(client, ONE, tool_choice="required")
+    assert scripted.events("AddRequest")[-1]["sampling"]["grammar"] is not None
+
+
 def test_a_model_of_the_other_form(tmp_path: Path) -> None:
     model_dir = write_tiny_model(tmp_path / "model", chat_template=LLAMA3_TEMPLATE)
     answer = f'{{"name": "weather", "parameters": {KOELN}}}; {{"name": "now", "parameters": {{}}}}'
