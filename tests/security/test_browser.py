@@ -2,7 +2,7 @@
 
 import pytest
 
-from motet.server.app import _ROUTES
+from motet.server.app import ROUTES
 from tests.security.raw_http import raw
 from tests.server.running_server import BASE, RunningServer
 
@@ -12,7 +12,7 @@ BODY = f'{{"model": "{BASE}", "prompt": "x", "max_tokens": 1}}'.encode()
 SIMPLE_TYPES = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "")
 CHANGING = [
     (method, path.replace("{name:path}", "red"))
-    for method, path, _ in _ROUTES
+    for method, path, _ in ROUTES
     if method not in ("GET", "HEAD")
 ]
 

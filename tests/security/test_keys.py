@@ -6,20 +6,21 @@ from typing import Any
 import pytest
 import structlog
 
-from motet.server.app import _ROUTES
+from motet.server.app import ROUTES as ALL_ROUTES
 from motet.server.auth import OPEN_PATHS, is_admin_path
 from tests.security.conftest import ADMIN, API, TENANT, StartServer
 from tests.security.raw_http import raw
 from tests.server.running_server import RunningServer
 from tests.server.some_keys import bearer
 
-ROUTES = [(method, path.replace("{name:path}", "red")) for method, path, _ in _ROUTES]
+ROUTES = [(method, path.replace("{name:path}", "red")) for method, path, _ in ALL_ROUTES]
 GUARDED = [(method, path.replace("{model:path}", "red")) for method, path in ROUTES]
 GUARDED = [(method, path) for method, path in GUARDED if path not in OPEN_PATHS]
 ADMIN_ROUTES = [(method, path) for method, path in GUARDED if is_admin_path(path)]
 # What a key without the admin role opens; every other route has to take an admin key.
 INFERENCE_PATHS = {
     *("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/models", "/metrics"),
+    "/openapi.json",
     *("/v1/models/red", "/tokenize", "/detokenize", "/tokenizer_info"),
     *("/v1/tokenize", "/v1/detokenize", "/v1/tokenizer_info"),
 }
