@@ -179,10 +179,10 @@ def test_the_api_page_has_every_parameter_and_error_code() -> None:
 
 
 def test_the_api_page_has_every_route() -> None:
-    from motet.server.app import _ROUTES
+    from motet.server.app import ROUTES
 
     page = (ROOT / "docs" / "api.md").read_text()
-    for method, path, _ in _ROUTES:
+    for method, path, _ in ROUTES:
         written = path.replace("{model:path}", "{id}").replace("{name:path}", "{name}")
         assert f"{method} {written}" in page, path
 

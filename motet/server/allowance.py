@@ -72,6 +72,11 @@ class Allowance:
         self._usage = usage
         self._limits = limits
 
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens that one request may use at most, however long it waits; None is any number."""
+        return self._limits.tokens_per_minute
+
     def reserve_tokens(self, amount: int) -> Reservation:
         """Count tokens before they are used. Raises RetryLaterError: 429, too many tokens."""
         if self._limits.tokens_per_minute is not None:

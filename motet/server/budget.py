@@ -52,6 +52,14 @@ def require_within_budget(
         )
 
 
-def default_share(num_sequences: int) -> int:
-    """Tokens that each sequence may generate if the request does not say how many."""
-    return MAX_TOTAL_TOKENS // num_sequences
+def default_share(num_sequences: int, num_prompt_tokens: int, most_tokens: int | None) -> int:
+    """Tokens that each sequence may generate if the request does not say how many; at least 1.
+
+    Args:
+        most_tokens: that the request's key may ever use at once, prompts included; None is any
+            number. Without this such a request could never get in.
+    """
+    left = MAX_TOTAL_TOKENS
+    if most_tokens is not None:
+        left = min(left, most_tokens - num_prompt_tokens)
+    return max(1, left // num_sequences)

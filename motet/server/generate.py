@@ -185,7 +185,7 @@ def start_generation(
         grammar: what every answer has to be; None is free text.
         max_tokens: tokens to generate at most, as asked for.
         default_max_tokens: if it was not asked for; fewer if there is no room for so many, and
-            None is all that there is room for, within the request's budget.
+            None is all that there is room for, within the request's budget and its key's.
         prompt_param: the field that holds the prompts, for errors.
 
     Raises:
@@ -199,8 +199,12 @@ def start_generation(
     admission.require_known_token_ids(list(params.logit_bias), vocab_size, "logit_bias")
     admission.require_priority(params.priority, context.principal)
     require_within_budget(params, prompts, max_tokens)
+    num_prompt_tokens = sum(len(each) for each in prompts)
     if default_max_tokens is None:
-        default_max_tokens = default_share(len(prompts) * params.num_candidates)
+        most_tokens = None if context.allowance is None else context.allowance.most_tokens
+        default_max_tokens = default_share(
+            len(prompts) * params.num_candidates, num_prompt_tokens, most_tokens
+        )
     seed = admission.choose_seed(params)
     scope = prefix_scope(context.tenant, params.cache_salt)
     group = uuid.uuid4().hex
@@ -240,7 +244,6 @@ def start_generation(
             requests.append(
                 AddRequest(request_id, prompt, sampling, digest, scope, params.priority)
             )
-    num_prompt_tokens = sum(len(each) for each in prompts)
     stream, reservation = _submit(services, requests, num_prompt_tokens, context)
     watch = GenerationWatch(services.metrics, served.label, context)
     timers = _deadline_timers(context, stream)

@@ -107,6 +107,17 @@ def test_tokens_are_reserved_and_settled(start_server: StartServer, tmp_path: Pa
         assert_limited(complete(server, max_tokens=1), "tokens")
 
 
+def test_a_chat_that_does_not_say_how_long_fits_into_its_key_s_minute(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    with limited_server(start_server, tmp_path, tokens_per_minute=100) as server:
+        body = {"model": BASE, "messages": [{"role": "user", "content": "Hello"}], "n": 2}
+        response = server.post("/v1/chat/completions", body, headers=bearer("a-key"))
+        assert response.status_code == 200, response.text
+        # Both choices together and the prompt; an odd token is left over.
+        assert 99 <= response.json()["usage"]["total_tokens"] <= 100
+
+
 def test_what_can_never_fit_is_not_worth_a_retry(start_server: StartServer, tmp_path: Path) -> None:
     with limited_server(start_server, tmp_path, tokens_per_minute=100) as server:
         response = complete(server, max_tokens=97)

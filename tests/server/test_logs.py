@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from motet.server import logs
-from motet.server.app import _ROUTES
+from motet.server.app import ROUTES
 from tests.server.conftest import StartServer, write_adapters
 from tests.server.fake_engine import FAIL_TOKEN, QUEUE_S
 from tests.server.running_server import BASE, wait_until
@@ -61,7 +61,7 @@ def send(http: httpx2.Client, method: str, url: str, **kwargs: Any) -> None:
 def send_everything(http: httpx2.Client, model: str) -> None:
     """Each body to each route, with each key."""
     keys = (API_KEY, ADMIN_KEY, f"wrong-{CANARY}")
-    for method, path, _ in _ROUTES:
+    for method, path, _ in ROUTES:
         url = re.sub(r"\{[^}]*\}", "red", path)
         for key in keys:
             headers = {"Authorization": f"Bearer {key}", "x-request-id": f"{CANARY} {CANARY}"}
