@@ -42,13 +42,19 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    directory: Path, root: Path | None = None, *, pace: Pace = at_once
+    directory: Path,
+    root: Path | None = None,
+    *,
+    is_resolved: bool = False,
+    pace: Pace = at_once,
 ) -> Checkpoint:
     """Read an adapter directory.
 
     Args:
         directory: the adapter's directory.
         root: where symbolic links may lead; None is the directory itself.
+        is_resolved: the path was resolved when it was confined to the allowed roots. A symbolic
+            link in it has been put there since, and is not followed.
         pace: called between pieces of work.
 
     Raises:
@@ -56,6 +62,8 @@ def read_checkpoint(
             outside `root`, or was changed while it was read.
     """
     resolved = _resolve_directory(directory, root)
+    if is_resolved and resolved != directory:
+        raise _changed(directory)
     allowed = resolved if root is None else root
     located = _locate(resolved, allowed)
     # Both files are open before either is read, and must still be the ones at their paths

@@ -67,7 +67,12 @@ class LoraCheckpoint:
 
 
 def load_adapter(
-    path: Path, shape: ModelShape, *, root: Path | None = None, pace: Pace = at_once
+    path: Path,
+    shape: ModelShape,
+    *,
+    root: Path | None = None,
+    is_resolved: bool = False,
+    pace: Pace = at_once,
 ) -> AdapterDeltas:
     """Read and check a PEFT LoRA directory.
 
@@ -75,6 +80,7 @@ def load_adapter(
         path: directory of `adapter_config.json` and `adapter_model.safetensors`.
         shape: the base model that the adapter is for.
         root: where symbolic links in it may lead; None is the directory itself.
+        is_resolved: as in `read_checkpoint`.
         pace: called between pieces of work.
 
     Raises:
@@ -82,14 +88,20 @@ def load_adapter(
             "unsupported_format", "corrupt_adapter", "unsupported_adapter", "wrong_base_model" or
             "invalid_adapter", and a message that names the field or tensor at fault.
     """
-    return to_deltas(read_lora(path, shape, root=root, pace=pace), pace=pace)
+    checkpoint = read_lora(path, shape, root=root, is_resolved=is_resolved, pace=pace)
+    return to_deltas(checkpoint, pace=pace)
 
 
 def read_lora(
-    path: Path, shape: ModelShape, *, root: Path | None = None, pace: Pace = at_once
+    path: Path,
+    shape: ModelShape,
+    *,
+    root: Path | None = None,
+    is_resolved: bool = False,
+    pace: Pace = at_once,
 ) -> LoraCheckpoint:
     """`load_adapter` as far as the stored factors. Raises AdapterError as that does."""
-    checkpoint = read_checkpoint(path, root, pace=pace)
+    checkpoint = read_checkpoint(path, root, is_resolved=is_resolved, pace=pace)
     config = parse_lora_config(checkpoint.config)
     named = _sort_names(checkpoint.tensors, shape)
     check_membership(config, list(named), shape)

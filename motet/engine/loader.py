@@ -202,7 +202,7 @@ class AdapterLoader:
     def _packed(self, path: str, pace: OneLoad) -> tuple[PackedAdapter, AdapterInfo]:
         """Read, check and pack. Raises AdapterError."""
         geometry = self._pool.geometry
-        adapter = load_adapter(Path(path), geometry.shape, pace=pace)
+        adapter = load_adapter(Path(path), geometry.shape, is_resolved=True, pace=pace)
 
         def rows_of(run: Run) -> Tensor:
             delta = adapter.deltas[run.layer, run.module]

@@ -57,7 +57,7 @@ class AdapterDirectory:
         Reads no adapter: it takes one look at each folder. What cannot be named is logged.
         """
         with os.scandir(self.path) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir())
+            names = sorted(entry.name for entry in entries)
         found: list[tuple[str, Path]] = []
         for name in names:
             path = self.path / name

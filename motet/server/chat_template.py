@@ -9,9 +9,10 @@ never bring their own. The text is the same as that of transformers' `apply_chat
 
 from __future__ import annotations
 
+import io
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NoReturn
@@ -23,6 +24,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from motet.core.errors import ModelError, MotetError
 from motet.server.errors import bad_request
+
+# Bodies are of 4 MiB; a template that writes them out several times over still fits.
+MAX_PROMPT_CHARS = 16 << 20
 
 
 class _GenerationBlock(Extension):
@@ -113,16 +117,17 @@ class ChatTemplate:
         options: ChatOptions,
         tools: Sequence[Mapping[str, Any]] | None,
     ) -> str:
+        pieces = self._template.generate(
+            **options.template_kwargs,
+            messages=[dict(message) for message in messages],
+            tools=None if tools is None else [dict(tool) for tool in tools],
+            documents=None,
+            add_generation_prompt=options.add_generation_prompt,
+            **self._special_tokens,
+        )
         try:
-            return self._template.render(
-                **options.template_kwargs,
-                messages=[dict(message) for message in messages],
-                tools=None if tools is None else [dict(tool) for tool in tools],
-                documents=None,
-                add_generation_prompt=options.add_generation_prompt,
-                **self._special_tokens,
-            )
-        except (TemplateError, TypeError, ValueError) as error:
+            return _joined(pieces)
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise bad_request(
                 f"The model's chat template refuses these messages: {error}.", "messages"
             ) from error
@@ -150,6 +155,16 @@ class ChatTemplate:
                 "continue_final_message",
             )
         return before if after.startswith(" ") else before.rstrip()
+
+
+def _joined(pieces: Iterable[str]) -> str:
+    """The pieces together. Raises ValueError for more than any body could ask for."""
+    text = io.StringIO()
+    for piece in pieces:
+        text.write(piece)
+        if text.tell() > MAX_PROMPT_CHARS:
+            raise ValueError(f"it writes more than {MAX_PROMPT_CHARS} characters")
+    return text.getvalue()
 
 
 def no_chat_template() -> MotetError:

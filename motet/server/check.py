@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from motet.adapters.roots import quote
 from motet.core.errors import MotetError
 from motet.server.model_dir import model_dir_for
 
@@ -51,10 +52,10 @@ def check(
         _refuse(error.message)
     refusal, summary = result.report.refusal, result.report.summary
     if refusal is not None:
-        _refuse(f"{directory} will not load ({refusal.code}): {refusal.message}")
+        _refuse(f"{quote(str(directory))} will not load ({refusal.code}): {refusal.message}")
     assert summary is not None  # exactly one of the two is given
     console = Console()
-    console.print(f"[green]{escape(str(directory))} will load.[/green]", soft_wrap=True)
+    console.print(f"[green]{escape(quote(str(directory)))} will load.[/green]", soft_wrap=True)
     for label, value in _facts(result, summary).items():
         console.print(f"  {label:<13}{escape(value)}", soft_wrap=True, highlight=False)
     console.print(_projections(summary))
@@ -64,7 +65,8 @@ def _facts(result: AdapterCheck, summary: AdapterSummary) -> dict[str, str]:
     assert result.num_pages is not None  # it was not refused
     return {
         "digest": summary.digest,
-        "trained on": summary.base_model_name or "not said",
+        # Whoever wrote the adapter wrote this: quoted, it does nothing to a terminal.
+        "trained on": quote(summary.base_model_name) if summary.base_model_name else "not said",
         "parameters": f"{summary.num_parameters:,}, stored as {', '.join(summary.stored_dtypes)}",
         "largest rank": str(summary.max_rank),
         "in the pool": f"{result.num_pages} pages of {result.page_size} tokens: as much as "

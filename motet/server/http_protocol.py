@@ -75,7 +75,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._stop_parsing(f"The URL is longer than {MAX_URL_BYTES} bytes.", "url_too_long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        if self._reads_headers:
+            super().on_header(name, value)
+        # else it stands after the body, where it is no header: whoever checked those before, a
+        # proxy perhaps, has not seen it.
         self._num_header_bytes += len(name) + len(value)
         if self._num_header_bytes > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADERS:
             self._stop_parsing(

@@ -74,8 +74,11 @@ def fixed_keys(config: ServeConfig) -> list[Key]:
 
 
 def _fixed_key(name: str, secret: str, roles: list[Role]) -> Key:
+    # The option's own name, which no key of a file can have for its id or its tenant: whoever
+    # calls a tenant "api" does not mean this one.
+    option = f"--{name}-key"
     return Key(
-        id=f"{name}-key", sha256=digest_of(secret), roles=roles, tenant=name, created_at=utc_now()
+        id=option, sha256=digest_of(secret), roles=roles, tenant=option, created_at=utc_now()
     )
 
 

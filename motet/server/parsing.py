@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from motet.core.errors import MotetError
 from motet.server.errors import bad_request
-from motet.server.json_depth import require_shallow
+from motet.server.json_bounds import require_few_parts, require_shallow, structure_of
 from motet.server.parameters import suggestion
 from motet.server.replies import ClientLeftError
 
@@ -52,11 +52,13 @@ async def read_json_object(request: Request) -> dict[str, Any]:
         body = await request.body()
     except ClientDisconnect:
         raise ClientLeftError from None
+    structure = structure_of(body)
+    require_few_parts(structure)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise _malformed(body, error) from None
-    require_shallow(body, value)
+    require_shallow(structure)
     if not isinstance(value, dict):
         raise bad_request(
             f"The body should be a JSON object; got {_shortened(value)}.", None, code="invalid_type"

@@ -50,6 +50,7 @@ MAX_STOPS = 4
 MAX_STOP_CHARS = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_MESSAGES = 4096
+MAX_PATH_CHARS = 4096  # Linux opens no longer one; to resolve one takes time by its square
 
 _EMPTY_IN_ANSWERS = ("tool_calls", "annotations")
 
@@ -441,7 +442,8 @@ ALL_PARAMETERS = frozenset(CompletionRequest.model_fields) | frozenset(ChatReque
 
 # What it may not be is said where it is used; this is for the published schema.
 AdapterName = Annotated[
-    str, Field(min_length=1, json_schema_extra={"pattern": f"^{NAME_PATTERN}$"})
+    str,
+    Field(min_length=1, max_length=128, json_schema_extra={"pattern": f"^{NAME_PATTERN}$"}),
 ]
 
 
@@ -451,7 +453,7 @@ class LoadAdapterRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     lora_name: AdapterName
-    lora_path: Annotated[str, Field(min_length=1)]
+    lora_path: Annotated[str, Field(min_length=1, max_length=MAX_PATH_CHARS)]
     load_inplace: bool = False
     pinned: bool | None = None  # None: as it was under this name
 

@@ -6,6 +6,8 @@ Owns: this command. It uses the public HTTP API and nothing else.
 from __future__ import annotations
 
 import json
+import sys
+import unicodedata
 from typing import Annotated
 
 import typer
@@ -58,4 +60,13 @@ def _print_event(line: str) -> None:
         typer.echo()
         fail(event["error"]["message"])
     for choice in event["choices"]:
-        typer.echo(choice["text"], nl=False)
+        text = choice["text"]
+        typer.echo(_harmless(text) if sys.stdout.isatty() else text, nl=False)
+
+
+def _harmless(text: str) -> str:
+    """Text without control characters: a terminal obeys them, and a model can say any."""
+    return "".join(
+        ascii(char)[1:-1] if unicodedata.category(char) == "Cc" and char not in "\n\t" else char
+        for char in text
+    )

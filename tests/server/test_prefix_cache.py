@@ -9,7 +9,7 @@ import pytest
 from tests.server.conftest import StartServer
 from tests.server.running_server import BASE, RunningServer
 
-KEYS = {"api_key": "api-key", "admin_key": "admin-key"}
+KEYS = {"api_key": "one-secret", "admin_key": "other-secret"}
 
 
 def usage_of(server: RunningServer, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def tenants(server: RunningServer, keys: tuple[str | None, ...]) -> list[str | N
 
 def test_each_key_is_a_tenant_and_is_not_told_to_the_engine(start_server: StartServer) -> None:
     with start_server(**KEYS) as server:
-        first, second, third = tenants(server, ("api-key", "admin-key", "api-key"))
+        first, second, third = tenants(server, ("one-secret", "other-secret", "one-secret"))
         assert first == third
         assert first != second
         assert None not in (first, second)
@@ -89,7 +89,7 @@ def test_each_key_is_a_tenant_and_is_not_told_to_the_engine(start_server: StartS
 
 def test_tenants_share_if_the_operator_says_so(start_server: StartServer) -> None:
     with start_server(share_prefix_cache=True, **KEYS) as server:
-        assert tenants(server, ("api-key", "admin-key")) == [None, None]
+        assert tenants(server, ("one-secret", "other-secret")) == [None, None]
 
 
 def test_without_keys_there_is_one_tenant(start_server: StartServer) -> None:
