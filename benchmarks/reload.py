@@ -69,7 +69,7 @@ class Phase:
 
     @property
     def ttft_p99_s(self) -> float:
-        firsts = [answer.stream.piece_times_s[0] for answer in self.answers]
+        firsts = [answer.stream.ttft_s for answer in self.answers]
         return statistics.quantiles(firsts, n=100)[98]
 
 
@@ -128,7 +128,7 @@ async def measure(url: str, plan: Plan) -> dict[str, Any]:
                     f"{phase.slowest_s:.2f} s, first token p99 {phase.ttft_p99_s:.2f} s",
                     file=sys.stderr,
                 )
-    return _report(plan, prompts, expected, phases)
+    return report(plan, prompts, expected, phases)
 
 
 async def _load(admin: httpx2.AsyncClient, directory: Path) -> None:
@@ -183,12 +183,18 @@ def _completion(plan: Plan, model: str, prompt: list[int]) -> Completion:
     return Completion(model=model, prompt=prompt, num_output_tokens=plan.num_output_tokens)
 
 
-def _report(
+def report(
     plan: Plan,
     prompts: Sequence[list[int]],
     expected: Sequence[Sequence[str]],
     phases: dict[bool, list[Phase]],
 ) -> dict[str, Any]:
+    """What is printed.
+
+    Args:
+        expected: the text of each prompt, for version 1 and for version 2.
+        phases: those without and with flips, in pairs.
+    """
     version_of = [
         {tuple(prompt): text for prompt, text in zip(prompts, texts, strict=True)}
         for texts in expected
