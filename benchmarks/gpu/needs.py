@@ -14,6 +14,7 @@ PACKAGES: Mapping[str, str] = {
     "triton": "triton",
     "numpy": "numpy",
     "filelock": "filelock",
+    "llguidance": "llguidance",
     "msgspec": "msgspec",
     "psutil": "psutil",
     "safetensors": "safetensors",
