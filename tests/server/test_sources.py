@@ -197,6 +197,50 @@ def test_a_download_has_limits(
     assert list(tmp_path.iterdir()) == []
 
 
+class Stuck:
+    """Files that do not come."""
+
+    def __init__(self) -> None:
+        self.has_gone_on = False
+        self.released = threading.Event()
+
+    def pinned(self, source: Source) -> Source:
+        self.released.wait(20)
+        self.has_gone_on = True
+        return source
+
+    def chunks(self, source: Source, file: str) -> Iterator[bytes]:
+        yield b"x"
+
+
+def test_downloads_that_hang_hold_nobody_up(tmp_path: Path) -> None:
+    """Neither others that need a thread of the event loop's, nor the end of the server."""
+    files = Stuck()
+
+    async def use() -> None:
+        downloads = Downloads(tmp_path)
+        sources = [Source(SourceType.HF, f"org/{number}") for number in range(64)]
+        fetches = [asyncio.ensure_future(downloads.fetch(files, each)) for each in sources]
+        await asyncio.sleep(0)
+        await asyncio.wait_for(asyncio.to_thread(list), 10)
+        for fetch in fetches:
+            fetch.cancel()
+        await asyncio.gather(*fetches, return_exceptions=True)
+
+    asyncio.run(use())
+    assert not files.has_gone_on
+    files.released.set()
+
+
+def test_what_is_used_is_not_swept_however_its_directory_is_spelt(tmp_path: Path) -> None:
+    downloads = Downloads(tmp_path / "state" / "downloads")
+    for name in ("used", "unused"):
+        (tmp_path / "state" / "downloads" / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "state")
+    downloads.sweep({tmp_path / "link" / "downloads" / "used"})
+    assert [each.name for each in (tmp_path / "state" / "downloads").iterdir()] == ["used"]
+
+
 def test_only_downloads_are_discarded(tmp_path: Path) -> None:
     downloads = Downloads(tmp_path / "downloads")
     own, other = tmp_path / "downloads" / "x", tmp_path / "other"
