@@ -249,6 +249,18 @@ def test_an_alias_of_versions_that_there_are_not(server: RunningServer) -> None:
     assert code(alias(server, "nothing", {"1": 1})) == (404, "adapter_not_found")
 
 
+def test_a_rollback_heeds_its_etag_also_in_a_body_of_unknown_length(
+    start_server: StartServer, colours: Path
+) -> None:
+    with start_server(adapter_roots=(colours,)) as server:
+        create(server, "mine", "red")
+        create(server, "mine", "blue")
+        body = iter([b'{"if_match": ', b'"nope"}'])
+        response = server.post(f"{ADAPTERS}/mine:rollback", content=body, headers=JSON)
+        assert code(response) == (412, "alias_changed")
+        assert adapter(server, "mine")["alias"]["weights"] == {"2": 1.0}
+
+
 def test_deleting_waits_for_running_requests_and_refuses_new_ones(
     start_server: StartServer, colours: Path
 ) -> None:
