@@ -163,11 +163,14 @@ class AdapterRegistry:
                 except AdapterError as error:
                     _log.error("adapter not loaded again", adapter=version.id, reason=error.message)
 
-        async with asyncio.TaskGroup() as group:
-            for adapter in self.catalogue.all():
-                if adapter.is_pinned or adapter.is_static:
-                    for number in adapter.targets:
-                        group.create_task(load(adapter.versions[number]))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for adapter in self.catalogue.all():
+                    if adapter.is_pinned or adapter.is_static:
+                        for number in adapter.targets:
+                            group.create_task(load(adapter.versions[number]))
+        except ExceptionGroup as errors:  # all of one cause
+            raise errors.exceptions[0] from None
 
     def _version(self, model: str) -> Version | None:
         if model == self.names.base_name:

@@ -358,6 +358,20 @@ def test_warming_brings_to_the_device_without_a_pin(
         assert adapter(server, "red2")["pinned"]
 
 
+def test_what_is_known_by_its_digest_is_warmed_too(
+    start_server: StartServer, colours: Path
+) -> None:
+    with start_server(adapter_roots=(colours,)) as server:
+        for uri in ("red", "blue", "green"):
+            create(server, "mine", uri)
+        assert states(server, "mine")[1] == "evicted"
+        digest = digest_of(b"red")
+        create(server, "mine", "red", sha256=digest, activate=False, warm=True)
+        shown = adapter(server, "mine")
+        assert shown["versions"][0]["tier"] == "device"
+        assert shown["alias"]["weights"] == {"3": 1.0}
+
+
 def test_a_name_in_the_directory_becomes_a_version_like_any(
     start_server: StartServer, colours: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +20,7 @@ from motet.server.downloads import FILES, Downloads
 from motet.server.sources import Sources
 from tests.server.conftest import StartServer
 from tests.server.fake_engine import digest_of
-from tests.server.running_server import RunningServer
+from tests.server.running_server import RunningServer, wait_until
 from tests.server.test_admin_adapters import ADAPTERS, adapter, code, delete
 
 COMMIT, NEXT_COMMIT = "a" * 40, "b" * 40
@@ -30,6 +31,7 @@ class FakeHub(BaseHTTPRequestHandler):
 
     main = COMMIT
     contents = {COMMIT: b"first", NEXT_COMMIT: b"second"}  # noqa: RUF012
+    is_slow = threading.Event()  # the files of the first commit come once it is cleared
 
     def do_GET(self) -> None:
         parts = self.path.strip("/").split("/")
@@ -41,6 +43,8 @@ class FakeHub(BaseHTTPRequestHandler):
                 return
             self._answer(404, b"{}", "RevisionNotFound")
         elif parts[:3] == ["org", "mine", "resolve"] and parts[4] in FILES:
+            while self.is_slow.is_set() and parts[3] == COMMIT:
+                time.sleep(0.01)
             body = b"{}" if parts[4] == FILES[0] else self.contents[parts[3]]
             self._answer(200, body)
         else:
@@ -112,6 +116,24 @@ def test_a_repository_is_fetched_at_the_commit_that_it_is_now(
     with start_server(**options) as server:  # what was fetched needs no network
         assert server.complete(model="mine").status_code == 200
         assert len(list((tmp_path / "state" / "downloads").iterdir())) == 1
+
+
+def test_a_slow_load_does_not_take_the_name_from_a_later_one(
+    start_server: StartServer, hub: type[FakeHub], tmp_path: Path
+) -> None:
+    hub.is_slow.set()
+    try:
+        with start_server(hub_orgs=("org",), state_dir=tmp_path / "state") as server:
+            slow = create(server, hf(revision=COMMIT), wait=False).json()["operation"]
+            assert create(server, hf(revision=NEXT_COMMIT)).status_code == 200
+            hub.is_slow.clear()
+            operation = f"/admin/v1/operations/{slow['id']}"
+            wait_until(lambda: server.get(operation).json()["state"] == "succeeded")
+            shown = adapter(server, "mine")
+            assert [each["state"] for each in shown["versions"]] == ["ready", "ready"]
+            assert shown["alias"]["weights"] == {"2": 1.0}
+    finally:
+        hub.is_slow.clear()
 
 
 def test_what_the_hub_has_not(
