@@ -138,7 +138,7 @@ class EngineClient:
         if self._link is not None:
             await self._link.close()
             self._link = None
-        self._in_flight.fail_all(MotetError(self.unready_reason, code="engine_dead"))
+        self._in_flight.fail_all(MotetError(self.unready_reason, code="shutting_down"))
         self._context.destroy(linger=0)
         self._directory.cleanup()
 
