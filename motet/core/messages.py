@@ -61,8 +61,8 @@ class ReleaseAdapter(msgspec.Struct, tag=True, frozen=True):
 class PinAdapter(msgspec.Struct, tag=True, frozen=True):
     """Bring an adapter to the device and keep it there, until as many `UnpinAdapter` have come.
 
-    Answered by `AdapterPinned` (it comes as soon as there is room), or by `AdapterRefused` if
-    pinned adapters would leave too little of the pool.
+    Answered by `AdapterPinned` once it is there (it comes as soon as there is room), or by
+    `AdapterRefused` if pinned adapters would leave too little of the pool, or it cannot come.
     """
 
     operation_id: str
@@ -210,7 +210,7 @@ class AdapterRefused(msgspec.Struct, tag=True, frozen=True):
 
 
 class AdapterPinned(msgspec.Struct, tag=True, frozen=True):
-    """The adapter is pinned."""
+    """The adapter is on the device, and pinned."""
 
     operation_id: str
 

@@ -76,6 +76,7 @@ class EngineAdapters:
         self._costs = costs
         self._send = send
         self._read_work_s: dict[str, float] = {}  # of adapters that were not copied since
+        self._awaited_pins: list[PinAdapter] = []  # of adapters that are on their way
         self.counts = LoaderCounts()
 
     def is_referenced(self, digest: str) -> bool:
@@ -94,8 +95,8 @@ class EngineAdapters:
             case ReleaseAdapter(digest=digest, path=path):
                 self._store.release(digest, path)
                 self.drop_drained()
-            case PinAdapter(operation_id=operation_id, digest=digest):
-                self._pin(operation_id, digest)
+            case PinAdapter():
+                self._pin(message)
             case UnpinAdapter(digest=digest):
                 if self._residency.is_known(digest) and self._residency.is_pinned(digest):
                     self._residency.unpin(digest)
@@ -129,6 +130,7 @@ class EngineAdapters:
                     self._costs.observe(Kind.ADAPTER, work_s, num_pages)
                     self._host.let_go(digest)
                     self._residency.finish_load(digest)
+                    self._answer_pins()
                 case CopyFailed(digest=digest, message=message):
                     self._host.let_go(digest)
                     self._residency.fail_load(digest)
@@ -141,6 +143,7 @@ class EngineAdapters:
             is_moving = self._residency.is_loading(digest) or self._host.is_reading(digest)
             if is_moving or self._scheduler.uses_adapter(digest):
                 continue
+            self._refuse_pins(digest, "adapter_not_loaded", "the adapter was let go")
             self._prefixes.forget(digest)
             self._residency.forget(digest)
             self._host.drop(digest)
@@ -170,20 +173,39 @@ class EngineAdapters:
         self.counts.read_s += took.seconds
         self._read_work_s[digest] = took.work_s
 
-    def _pin(self, operation_id: str, digest: str) -> None:
-        if not self._store.is_referenced(digest):
-            self._refuse(operation_id, "adapter_not_loaded", "the adapter is not loaded")
-        elif not self._scheduler.may_pin(digest):
+    def _pin(self, message: PinAdapter) -> None:
+        if not self._store.is_referenced(message.digest):
+            self._refuse(message.operation_id, "adapter_not_loaded", "the adapter is not loaded")
+        elif not self._scheduler.may_pin(message.digest):
             self._refuse(
-                operation_id,
+                message.operation_id,
                 "pins_exceed_pool",
                 "with this adapter, pinned adapters would take more than half of the pool, or "
                 "leave too little for a request that is queued; unpin another, or start the "
                 "server with a larger --pool-memory",
             )
         else:
-            self._residency.pin(digest)
-            self._send(AdapterPinned(operation_id))
+            self._residency.pin(message.digest)
+            self._awaited_pins.append(message)
+            self._answer_pins()
+
+    def _answer_pins(self) -> None:
+        """Tell those who wait for an adapter that has come to the device."""
+        awaited, self._awaited_pins = self._awaited_pins, []
+        for pin in awaited:
+            if self._residency.is_resident(pin.digest):
+                self._send(AdapterPinned(pin.operation_id))
+            else:
+                self._awaited_pins.append(pin)
+
+    def _refuse_pins(self, digest: str, code: str, message: str) -> None:
+        """Tell those who wait for an adapter that it does not come."""
+        awaited, self._awaited_pins = self._awaited_pins, []
+        for pin in awaited:
+            if pin.digest == digest:
+                self._refuse(pin.operation_id, code, message)
+            else:
+                self._awaited_pins.append(pin)
 
     def _refuse(self, operation_id: str, code: str, message: str) -> None:
         self._send(AdapterRefused(operation_id, code, message))
@@ -196,3 +218,4 @@ class EngineAdapters:
         while self._residency.is_pinned(digest):  # else it would be tried in every step
             self._residency.unpin(digest)
             _log.error("a pinned adapter was unpinned: %r", message)
+        self._refuse_pins(digest, "adapter_unavailable", message)

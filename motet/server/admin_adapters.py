@@ -86,7 +86,8 @@ async def put_alias(request: Request) -> Response:
 async def roll_back(request: Request) -> Response:
     """Have a name mean what it meant before. Raises MotetError: 404, 409, 412."""
     name = request.path_params["name"]
-    has_body = request.headers.get("content-length", "0") != "0"
+    headers = request.headers
+    has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
     body = await read_json_object(request) if has_body else {}
     require_json(request)
     params = parse(RollbackRequest, body)

@@ -176,7 +176,9 @@ class Deployments:
             after, kept = _with_loaded(adapter, loaded, twin)
             # What was given at the last start too may have been replaced since.
             is_settled = is_static and twin is not None and adapter.alias is not None
-            if deployment.activate and not is_settled:
+            # Of two loads the one that was asked for last has the name, whichever ends first.
+            is_overtaken = any(number > version.number for number in adapter.targets)
+            if deployment.activate and not is_settled and not is_overtaken:
                 after = _activated(after, kept.number)
             if deployment.pin is not None:
                 after = replace(after, is_pinned=deployment.pin)
@@ -201,7 +203,19 @@ class Deployments:
             after = replace(after, is_pinned=deployment.pin)
         if after != adapter:
             await self._transitions.apply(after, deployment.fields)
+        if deployment.warm:
+            await self._warm(adapter.name, known.number)
         return known.number
+
+    async def _warm(self, name: str, number: int) -> None:
+        """Bring a version to the device that may have left the engine. Needs the name's lock."""
+        adapter = self._records.catalogue.get(name)
+        assert adapter is not None  # its lock is held
+        version = adapter.versions[number]
+        if not self._holdings.has(version):
+            version = await self._holdings.load(version, "source")
+            self._records.show(adapter.put(version))
+        await self._holdings.warm(version)
 
     def _show(self, name: str, number: int, state: VersionState) -> Version:
         """Show how far a version has come. Raises MotetError (409): it was deleted meanwhile."""
@@ -220,10 +234,17 @@ class Deployments:
     async def _note_failure(
         self, deployment: Deployment, number: int, error: BaseException
     ) -> None:
-        """The version has failed; what the name meant before it goes on. Needs the lock."""
+        """The version has failed; what the name meant before it goes on. Needs the lock.
+
+        One that has been read is none that failed: a request had it loaded meanwhile, or it was
+        what came after the load that failed.
+        """
         adapter = self._records.catalogue.get(deployment.name)
         version = None if adapter is None else adapter.versions.get(number)
         if adapter is None or version is None or version.is_draining:
+            return
+        if version.digest is not None:
+            self._records.show(adapter.put(replace(version, state=VersionState.READY)))
             return
         reason = error.message if isinstance(error, MotetError) else "internal error"
         failed = adapter.put(replace(version, state=VersionState.FAILED, reason=reason))

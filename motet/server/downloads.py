@@ -14,10 +14,12 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from motet.core.errors import AdapterError
 from motet.server.adapter import Source
@@ -26,7 +28,10 @@ FILES = ("adapter_config.json", "adapter_model.safetensors")
 MAX_DOWNLOAD_BYTES = 4 << 30
 DOWNLOAD_TIMEOUT_S = 600.0
 
+_MAX_AT_ONCE = 4  # the others wait their turn
 _PARTIAL = ".partial-"
+
+ResultT = TypeVar("ResultT")
 
 
 class RemoteFiles(Protocol):
@@ -49,6 +54,7 @@ class Downloads:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._turns = asyncio.Semaphore(_MAX_AT_ONCE)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def fetch(self, files: RemoteFiles, source: Source) -> tuple[Source, Path]:
@@ -57,7 +63,8 @@ class Downloads:
         Raises:
             AdapterError: as `RemoteFiles`, or it is too large or takes too long.
         """
-        return await asyncio.to_thread(self._fetch, files, source)
+        async with self._turns:
+            return await _in_own_thread(lambda: self._fetch(files, source))
 
     async def discard(self, path: Path) -> None:
         """Delete a folder of this directory; any other is left alone."""
@@ -65,9 +72,14 @@ class Downloads:
             await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
     def sweep(self, used: Collection[Path]) -> None:
-        """Delete all but these folders: what was interrupted, and what nobody knows any more."""
+        """Delete all but these folders: what was interrupted, and what nobody knows any more.
+
+        Folders are told apart by their names: this directory may have been spelt in another way
+        when they were written down.
+        """
+        names = {path.name for path in used}
         for path in self._directory.iterdir():
-            if path not in used:
+            if path.name not in names:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _fetch(self, files: RemoteFiles, source: Source) -> tuple[Source, Path]:
@@ -84,6 +96,25 @@ class Downloads:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return pinned, path
+
+
+async def _in_own_thread(work: Callable[[], ResultT]) -> ResultT:
+    """Do what may wait for minutes on others.
+
+    The event loop's threads are few and everybody's, and the process does not end before they
+    have. This one ends with it, whatever it waits for.
+    """
+    outcome: Future[ResultT] = Future()
+    outcome.set_running_or_notify_cancel()  # whoever gives up waiting does not stop it
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="download", daemon=True).start()
+    return await asyncio.wrap_future(outcome)
 
 
 class _Limit:

@@ -138,7 +138,7 @@ class EngineClient:
         if self._link is not None:
             await self._link.close()
             self._link = None
-        self._in_flight.fail_all(MotetError(self.unready_reason, code="engine_dead"))
+        self._in_flight.fail_all(MotetError(self.unready_reason, code="shutting_down"))
         self._context.destroy(linger=0)
         self._directory.cleanup()
 
@@ -230,6 +230,9 @@ class EngineClient:
 
     async def _start_link(self) -> EngineLink:
         self.num_starts += 1
+        # A new one each time: whoever tidies up temporary files may have removed the old one.
+        self._directory.cleanup()
+        self._directory = tempfile.TemporaryDirectory(prefix="motet-")  # mode 0700
         address_file = Path(self._directory.name) / f"engine-{self.num_starts}"
         link = await EngineLink.start(self._command, self._config, self._context, address_file)
         self._info = link.info
@@ -253,6 +256,8 @@ class EngineClient:
                     self._link = await self._start_link()
                 except MotetError as error:
                     self._mark_dead(f"The engine cannot be restarted: {error.message}")
+                except (OSError, zmq.ZMQError) as error:  # no room for its socket, say
+                    self._mark_dead(f"The engine cannot be restarted: {error}.")
 
     async def _serve_until_death(self, link: EngineLink) -> str:
         """Handle the engine's messages; how it died, once it has."""

@@ -41,16 +41,17 @@ async def retrieve_model(request: Request) -> Response:
         case None:
             return _json(_base(services))
         case Version():
-            return _json(_version(services, found, found.id, _is_pinned(services, found)))
+            is_pinned = _is_pinned(services, found)
+            return _json(_version(services, found, found.id, principal, is_pinned=is_pinned))
         case Adapter():
-            return _json(_adapter(services, found))
+            return _json(_adapter(services, found, principal))
 
 
 def _list(services: Services, adapters: Sequence[Adapter], principal: Principal) -> Response:
     models = [_base(services)]
     for adapter in adapters:
         if adapter.alias is not None and principal.may_use(adapter.name):
-            models.append(_adapter(services, adapter))
+            models.append(_adapter(services, adapter, principal))
     return _json({"object": "list", "data": models})
 
 
@@ -67,10 +68,10 @@ def _base(services: Services) -> dict[str, Any]:
     }
 
 
-def _adapter(services: Services, adapter: Adapter) -> dict[str, Any]:
+def _adapter(services: Services, adapter: Adapter, principal: Principal) -> dict[str, Any]:
     """A name, shown as the version that most of its requests get."""
     assert adapter.main is not None  # only such are found and listed
-    return _version(services, adapter.main, adapter.name, adapter.is_pinned)
+    return _version(services, adapter.main, adapter.name, principal, is_pinned=adapter.is_pinned)
 
 
 def _is_pinned(services: Services, version: Version) -> bool:
@@ -78,8 +79,15 @@ def _is_pinned(services: Services, version: Version) -> bool:
     return adapter is not None and adapter.is_pinned and version.number in adapter.targets
 
 
+def _root(version: Version, model_id: str, principal: Principal) -> str:
+    """Where its files are. Tenants learn nothing of this machine's disks and others' buckets."""
+    if not principal.is_admin:
+        return model_id
+    return version.source.uri if version.path is None else str(version.path)
+
+
 def _version(
-    services: Services, version: Version, model_id: str, is_pinned: bool
+    services: Services, version: Version, model_id: str, principal: Principal, *, is_pinned: bool
 ) -> dict[str, Any]:
     info = version.info  # what is not read yet is null
     return {
@@ -87,7 +95,7 @@ def _version(
         "object": "model",
         "created": version.created_at,
         "owned_by": _OWNER,
-        "root": version.source.uri if version.path is None else str(version.path),
+        "root": _root(version, model_id, principal),
         "parent": services.registry.names.base_name,
         "max_model_len": services.client.info.max_model_len,
         "version": version.number,

@@ -163,11 +163,14 @@ class AdapterRegistry:
                 except AdapterError as error:
                     _log.error("adapter not loaded again", adapter=version.id, reason=error.message)
 
-        async with asyncio.TaskGroup() as group:
-            for adapter in self.catalogue.all():
-                if adapter.is_pinned or adapter.is_static:
-                    for number in adapter.targets:
-                        group.create_task(load(adapter.versions[number]))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for adapter in self.catalogue.all():
+                    if adapter.is_pinned or adapter.is_static:
+                        for number in adapter.targets:
+                            group.create_task(load(adapter.versions[number]))
+        except ExceptionGroup as errors:  # all of one cause
+            raise errors.exceptions[0] from None
 
     def _version(self, model: str) -> Version | None:
         if model == self.names.base_name:
@@ -216,10 +219,16 @@ class AdapterRegistry:
         except AdapterError as error:
             # It can be served without; whoever looks must not believe that it is pinned.
             _log.error("adapter no longer pinned", adapter=version.id, reason=error.message)
-            return replace(adapter, is_pinned=False)
+            return self._without_pins(replace(adapter, is_pinned=False))
         except BaseException:
             self.holdings.release(version)
             raise
+
+    def _without_pins(self, adapter: Adapter) -> Adapter:
+        for version in adapter.versions.values():
+            if self.holdings.has_pinned(version):
+                adapter = adapter.put(self.holdings.unpin(version))
+        return adapter
 
 
 def _chosen(adapter: Adapter, key: str) -> Version:

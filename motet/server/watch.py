@@ -83,10 +83,17 @@ class DirectoryWatcher:
         elif adapter is None:
             self._directory.forget_miss(name)
             await self._registry.names.look_up(name)
-        elif _means_its_folder(adapter) and adapter.main is not None and adapter.main.digest:
+        elif self._is_followed(adapter):
             source = Source(SourceType.DIRECTORY, str(self._directory.path / name))
             operation = await self._admin.deployments.start(Deployment(name, source))
             await operation.wait()
+
+    def _is_followed(self, adapter: Adapter) -> bool:
+        """Whether what lies in its folder now is to become a version."""
+        if adapter.is_gone:  # what drains was in a folder that went, and this one has come since
+            return adapter.name not in self._registry.records.forgotten
+        main = adapter.main
+        return _means_its_folder(adapter) and main is not None and main.digest is not None
 
     def _names_without_folder(self) -> list[str]:
         """Names whose folders may have gone since the registry was written."""

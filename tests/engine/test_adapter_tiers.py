@@ -228,16 +228,22 @@ def test_another_directory_of_the_same_content_will_do(harness: Harness, tmp_pat
 
 
 def pin(harness: Harness, digest: str) -> AdapterPinned | AdapterRefused:
+    num_sent = len(harness.sent)
     harness.engine.handle(PinAdapter("pin", digest))
-    answer = harness.sent[-1]
-    assert isinstance(answer, AdapterPinned | AdapterRefused)
-    return answer
+
+    def answer() -> AdapterPinned | AdapterRefused | None:
+        for message in harness.sent[num_sent:]:
+            if isinstance(message, AdapterPinned | AdapterRefused):
+                return message
+        return None
+
+    return harness.step_until(answer)
 
 
 def test_a_pinned_adapter_comes_and_stays(harness: Harness, tmp_path: Path) -> None:
     _, digest = cold(harness, tmp_path)
     assert isinstance(pin(harness, digest), AdapterPinned)
-    harness.step_until(lambda: harness.memory.residency.is_resident(digest) or None)
+    assert harness.memory.residency.is_resident(digest)  # it is answered no sooner
     for index in range(4):  # 5 pages each: more than there are
         harness.add(f"big{index}", prompt=[index + 1] * 79, max_tokens=18)
     assert [harness.finish(f"big{index}") for index in range(4)] == ["length"] * 4
@@ -266,8 +272,20 @@ def test_a_pinned_adapter_whose_files_are_gone_is_unpinned(
 ) -> None:
     path, digest = cold(harness, tmp_path)
     shutil.rmtree(path)
-    assert isinstance(pin(harness, digest), AdapterPinned)
-    harness.step_until(lambda: None if harness.memory.residency.is_pinned(digest) else True)
+    refused = pin(harness, digest)
+    assert isinstance(refused, AdapterRefused)
+    assert refused.code == "adapter_unavailable"
+    assert not harness.memory.residency.is_pinned(digest)
+
+
+def test_a_pin_on_what_is_let_go_before_it_comes_is_refused(
+    harness: Harness, tmp_path: Path
+) -> None:
+    path, digest = cold(harness, tmp_path)
+    harness.engine.handle(PinAdapter("pin", digest))
+    assert not isinstance(harness.sent[-1], AdapterPinned)
+    harness.engine.handle(ReleaseAdapter(digest, str(path)))
+    assert isinstance(harness.sent[-1], AdapterRefused)
 
 
 def test_the_report_says_where_everything_is(harness: Harness, tmp_path: Path) -> None:

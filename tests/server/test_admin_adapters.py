@@ -249,6 +249,18 @@ def test_an_alias_of_versions_that_there_are_not(server: RunningServer) -> None:
     assert code(alias(server, "nothing", {"1": 1})) == (404, "adapter_not_found")
 
 
+def test_a_rollback_heeds_its_etag_also_in_a_body_of_unknown_length(
+    start_server: StartServer, colours: Path
+) -> None:
+    with start_server(adapter_roots=(colours,)) as server:
+        create(server, "mine", "red")
+        create(server, "mine", "blue")
+        body = iter([b'{"if_match": ', b'"nope"}'])
+        response = server.post(f"{ADAPTERS}/mine:rollback", content=body, headers=JSON)
+        assert code(response) == (412, "alias_changed")
+        assert adapter(server, "mine")["alias"]["weights"] == {"2": 1.0}
+
+
 def test_deleting_waits_for_running_requests_and_refuses_new_ones(
     start_server: StartServer, colours: Path
 ) -> None:
@@ -344,6 +356,20 @@ def test_warming_brings_to_the_device_without_a_pin(
         assert adapter(server, "blue")["versions"][0]["tier"] == "host"
         assert create(server, "red2", "red", warm=True, pin=True).json()["operation"]
         assert adapter(server, "red2")["pinned"]
+
+
+def test_what_is_known_by_its_digest_is_warmed_too(
+    start_server: StartServer, colours: Path
+) -> None:
+    with start_server(adapter_roots=(colours,)) as server:
+        for uri in ("red", "blue", "green"):
+            create(server, "mine", uri)
+        assert states(server, "mine")[1] == "evicted"
+        digest = digest_of(b"red")
+        create(server, "mine", "red", sha256=digest, activate=False, warm=True)
+        shown = adapter(server, "mine")
+        assert shown["versions"][0]["tier"] == "device"
+        assert shown["alias"]["weights"] == {"3": 1.0}
 
 
 def test_a_name_in_the_directory_becomes_a_version_like_any(

@@ -323,6 +323,19 @@ def test_a_server_does_not_start_with_a_broken_file_of_keys(
             pass
 
 
+def test_where_files_are_is_told_to_admins_only(
+    start_server: StartServer, adapters_dir: Path
+) -> None:
+    path = str(adapters_dir / "red")
+    with start_server(adapter_dir=adapters_dir, api_key=API, admin_key=ADMIN) as server:
+        server.complete(model="red")
+        for key, root in ((API, "red"), (ADMIN, path)):
+            shown = server.get("/v1/models/red", headers=bearer(key)).json()
+            listed = server.get("/v1/models", headers=bearer(key)).json()["data"]
+            assert shown["root"] == root
+            assert root in [each["root"] for each in listed]
+
+
 def test_metrics_name_all_adapters_so_not_every_key_opens_them(
     start_server: StartServer, tmp_path: Path
 ) -> None:

@@ -184,8 +184,9 @@ def test_a_closed_client_fails_what_is_in_flight_and_takes_nothing_more(engine: 
         stream = client.submit([request("a", 10_000)])
         await stream.next()
         await client.close()
-        with pytest.raises(MotetError, match="shutting down"):
+        with pytest.raises(MotetError, match="shutting down") as failure:
             await read_all(stream)
+        assert failure.value.code == "shutting_down"  # no death of the engine's
         stream.close()
         with pytest.raises(MotetError) as caught:
             client.submit([request("b")])

@@ -1,6 +1,7 @@
 """Engines that die, or never live: who is told what, and what comes back."""
 
 import json
+import os
 import shutil
 import signal
 import threading
@@ -100,6 +101,60 @@ def test_an_engine_that_hangs_is_started_again(
         wait_until(lambda: len(server.events("Started")) == 2 and server.is_ready())
         assert not Path(f"/proc/{first}").exists()
         assert server.complete("abcdefg", model="red").json()["choices"] == before
+
+
+def test_death_while_a_version_is_warmed_does_not_fail_the_version(
+    start_server: StartServer, adapters_dir: Path
+) -> None:
+    with start_server(engine={"pin_s": 5}, adapter_roots=(adapters_dir,)) as server:
+        source = {"type": "path", "uri": "red"}
+        body = {"name": "red", "source": source, "warm": True, "wait": True}
+        loading = in_background(lambda: server.post("/admin/v1/adapters", body))
+        wait_until(lambda: server.events("PinAdapter"))
+        server.kill_engine()
+        assert loading().json()["error"]["code"] == "engine_dead"
+        shown = server.get("/admin/v1/adapters/red").json()
+        assert [each["state"] for each in shown["versions"]] != ["failed"]
+        wait_until(lambda: len(server.events("Started")) == 2 and server.is_ready())
+        assert server.complete(model="red").status_code == 200
+
+
+def test_death_while_a_server_starts_is_said_as_any_error(
+    start_server: StartServer, adapters_dir: Path, tmp_path: Path
+) -> None:
+    options = {"adapter_roots": (adapters_dir,), "state_dir": tmp_path / "state"}
+    with start_server(**options) as server:
+        for name in ("red", "blue"):
+            source = {"type": "path", "uri": name}
+            body = {"name": name, "source": source, "pin": True, "wait": True}
+            assert server.post("/admin/v1/adapters", body).status_code == 200
+        log, num_pins = server.log, len(server.events("PinAdapter"))
+
+    def kill() -> None:
+        def pins() -> list[dict[str, int]]:
+            events = map(json.loads, log.read_text().splitlines())
+            return [event for event in events if event["kind"] == "PinAdapter"]
+
+        wait_until(lambda: len(pins()) > num_pins)
+        os.kill(pins()[-1]["pid"], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with (
+        pytest.raises(MotetError, match="signal 9"),
+        start_server(engine={"pin_s": 5}, **options),
+    ):
+        pass
+    killer.join()
+
+
+def test_the_engine_returns_though_temporary_files_were_tidied_up(
+    start_server: StartServer,
+) -> None:
+    with start_server() as server:
+        shutil.rmtree(Path(server.started.client._directory.name))
+        die_and_return(server)
+        assert server.complete().status_code == 200
 
 
 def test_a_long_step_is_no_death(start_server: StartServer) -> None:

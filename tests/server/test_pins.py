@@ -182,6 +182,23 @@ def test_a_pinned_adapter_that_cannot_come_back_does_not_hold_the_server_up(
         assert pins(server) == Counter({digest_of(b"red"): 1})
 
 
+def test_a_name_is_pinned_wholly_or_not_at_all(
+    start_server: StartServer, adapters_dir: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"adapter_roots": (adapters_dir,), "state_dir": tmp_path / "state"}
+    with start_server(**options) as server:
+        for path in ("red", "blue"):
+            load(server, "both", path, load_inplace=True)
+        body = {"weights": {"1": 1, "2": 1}}
+        assert server.http.put("/admin/v1/adapters/both/alias", json=body).status_code == 200
+        assert pin(server, "both").status_code == 200
+        assert len(pins(server)) == 2
+    with start_server(engine={"max_pinned_pages": 4}, **options) as server:  # one of them
+        assert not is_pinned(server, "both")
+        metrics = server.get("/metrics").text
+        assert "motet_pages_pinned 0.0" in metrics
+
+
 def test_pins_from_the_command_line(start_server: StartServer, adapters_dir: Path) -> None:
     write_adapter(adapters_dir / "team" / "green", b"green")
     with start_server(adapter_dir=adapters_dir) as server:

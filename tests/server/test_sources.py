@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +20,7 @@ from motet.server.downloads import FILES, Downloads
 from motet.server.sources import Sources
 from tests.server.conftest import StartServer
 from tests.server.fake_engine import digest_of
-from tests.server.running_server import RunningServer
+from tests.server.running_server import RunningServer, wait_until
 from tests.server.test_admin_adapters import ADAPTERS, adapter, code, delete
 
 COMMIT, NEXT_COMMIT = "a" * 40, "b" * 40
@@ -30,6 +31,7 @@ class FakeHub(BaseHTTPRequestHandler):
 
     main = COMMIT
     contents = {COMMIT: b"first", NEXT_COMMIT: b"second"}  # noqa: RUF012
+    is_slow = threading.Event()  # the files of the first commit come once it is cleared
 
     def do_GET(self) -> None:
         parts = self.path.strip("/").split("/")
@@ -41,6 +43,8 @@ class FakeHub(BaseHTTPRequestHandler):
                 return
             self._answer(404, b"{}", "RevisionNotFound")
         elif parts[:3] == ["org", "mine", "resolve"] and parts[4] in FILES:
+            while self.is_slow.is_set() and parts[3] == COMMIT:
+                time.sleep(0.01)
             body = b"{}" if parts[4] == FILES[0] else self.contents[parts[3]]
             self._answer(200, body)
         else:
@@ -112,6 +116,24 @@ def test_a_repository_is_fetched_at_the_commit_that_it_is_now(
     with start_server(**options) as server:  # what was fetched needs no network
         assert server.complete(model="mine").status_code == 200
         assert len(list((tmp_path / "state" / "downloads").iterdir())) == 1
+
+
+def test_a_slow_load_does_not_take_the_name_from_a_later_one(
+    start_server: StartServer, hub: type[FakeHub], tmp_path: Path
+) -> None:
+    hub.is_slow.set()
+    try:
+        with start_server(hub_orgs=("org",), state_dir=tmp_path / "state") as server:
+            slow = create(server, hf(revision=COMMIT), wait=False).json()["operation"]
+            assert create(server, hf(revision=NEXT_COMMIT)).status_code == 200
+            hub.is_slow.clear()
+            operation = f"/admin/v1/operations/{slow['id']}"
+            wait_until(lambda: server.get(operation).json()["state"] == "succeeded")
+            shown = adapter(server, "mine")
+            assert [each["state"] for each in shown["versions"]] == ["ready", "ready"]
+            assert shown["alias"]["weights"] == {"2": 1.0}
+    finally:
+        hub.is_slow.clear()
 
 
 def test_what_the_hub_has_not(
@@ -195,6 +217,50 @@ def test_a_download_has_limits(
         asyncio.run(Downloads(tmp_path).fetch(Endless(), Source(SourceType.HF, "org/mine")))
     assert caught.value.code == expected
     assert list(tmp_path.iterdir()) == []
+
+
+class Stuck:
+    """Files that do not come."""
+
+    def __init__(self) -> None:
+        self.has_gone_on = False
+        self.released = threading.Event()
+
+    def pinned(self, source: Source) -> Source:
+        self.released.wait(20)
+        self.has_gone_on = True
+        return source
+
+    def chunks(self, source: Source, file: str) -> Iterator[bytes]:
+        yield b"x"
+
+
+def test_downloads_that_hang_hold_nobody_up(tmp_path: Path) -> None:
+    """Neither others that need a thread of the event loop's, nor the end of the server."""
+    files = Stuck()
+
+    async def use() -> None:
+        downloads = Downloads(tmp_path)
+        sources = [Source(SourceType.HF, f"org/{number}") for number in range(64)]
+        fetches = [asyncio.ensure_future(downloads.fetch(files, each)) for each in sources]
+        await asyncio.sleep(0)
+        await asyncio.wait_for(asyncio.to_thread(list), 10)
+        for fetch in fetches:
+            fetch.cancel()
+        await asyncio.gather(*fetches, return_exceptions=True)
+
+    asyncio.run(use())
+    assert not files.has_gone_on
+    files.released.set()
+
+
+def test_what_is_used_is_not_swept_however_its_directory_is_spelt(tmp_path: Path) -> None:
+    downloads = Downloads(tmp_path / "state" / "downloads")
+    for name in ("used", "unused"):
+        (tmp_path / "state" / "downloads" / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "state")
+    downloads.sweep({tmp_path / "link" / "downloads" / "used"})
+    assert [each.name for each in (tmp_path / "state" / "downloads").iterdir()] == ["used"]
 
 
 def test_only_downloads_are_discarded(tmp_path: Path) -> None:

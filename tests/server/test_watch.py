@@ -52,6 +52,22 @@ def test_what_changes_is_a_new_version_and_what_goes_is_gone(
         wait_until(lambda: server.complete(model="red").status_code == 200)
 
 
+def test_a_folder_that_comes_back_is_served_while_the_old_one_drains(
+    start_server: StartServer, adapters_dir: Path
+) -> None:
+    options: dict[str, Any] = {"adapter_dir": adapters_dir, "watch_adapter_dir": True}
+    with start_server(engine={"step_s": 0.05}, **options) as server:
+        body = {"model": "red", "prompt": "abc", "max_tokens": 400, "stream": True}
+        with server.http.stream("POST", "/v1/completions", json=body) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            shutil.rmtree(adapters_dir / "red")
+            wait_until(lambda: digest(server, "red") is None)
+            write_adapter(adapters_dir / "red", b"new weights")
+            wait_until(lambda: digest(server, "red") == digest_of(b"new weights"))
+            assert server.started.registry.leases.count("red@1") == 1
+
+
 def test_what_an_admin_has_changed_is_left_alone(
     start_server: StartServer, adapters_dir: Path
 ) -> None:

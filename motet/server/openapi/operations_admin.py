@@ -75,7 +75,13 @@ ADAPTERS = (
         "Delete a name with its versions, or one version; answers once its requests have ended.",
         "adapters",
         (Answer("It is deleted.", json=answers_adapters.DeletedAdapter),),
-        ("adapter_not_found", "version_not_found", "adapter_in_use", "invalid_value"),
+        (
+            "adapter_not_found",
+            "version_not_found",
+            "adapter_in_use",
+            "invalid_value",
+            "engine_restarting",
+        ),
         access=Access.ADMIN,
         parameters=(
             _NAME_OR_VERSION,
@@ -88,7 +94,7 @@ ADAPTERS = (
             Parameter(
                 "force",
                 "query",
-                "Abort what runs on it, even if its alias means it.",
+                "Also a version that the alias means; what is left of the alias takes over.",
                 {"enum": ["true", "false", "1", "0"]},
             ),
         ),
@@ -169,7 +175,7 @@ LOADING = (
         "Forget an adapter, as vLLM does.",
         "adapters",
         (Answer("It is forgotten.", text="text/plain"),),
-        (*error_codes.OF_BODY, "adapter_not_found"),
+        (*error_codes.OF_BODY, "adapter_not_found", "engine_restarting"),
         access=Access.ADMIN,
         bodies=(Body(UnloadAdapterRequest, {}),),
     ),

@@ -47,6 +47,7 @@ SERVER = (
         "Prometheus metrics.",
         "server",
         (Answer("The metrics.", text="text/plain"),),
+        error_codes.OF_ADMIN_ACCESS,  # for keys that may see some adapters only
     ),
     Operation(
         "GET",

@@ -59,6 +59,11 @@ def test_uses_all_that_it_defines() -> None:
             assert f'"#/components/{kind}/{name}"' in text, name
 
 
+def test_says_that_not_every_key_opens_the_metrics() -> None:
+    answers = document(is_lenient=False)["paths"]["/metrics"]["get"]["responses"]
+    assert "insufficient_permissions" in answers["403"]["description"]
+
+
 def test_says_what_may_be_null_and_what_does_nothing() -> None:
     fields = DOCUMENT["components"]["schemas"]["CompletionRequest"]["properties"]
     assert fields["temperature"]["anyOf"][1] == {"type": "null"}
