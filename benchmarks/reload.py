@@ -3,10 +3,10 @@
 Owns: `mixed_streams`, `failed_streams`, `slowest_stream_ratio` and `ttft_p99_ratio`.
 
 Two example adapters are versions 1 and 2 of one name. Readers stream greedy completions of that
-name all the time; in the one phase the alias stays as it is, in the other it is flipped between
-the versions again and again. What each version answers to each prompt has been asked before, so a
-stream that is not wholly one of the two texts shows. The phases take turns, and differ in the
-flips alone.
+name all the time; in the one phase the alias gives each version half of the requests, in the other
+it is flipped between them again and again: both keep both versions busy. What each version answers
+to each prompt has been asked before, so a stream that is not wholly one of the two texts shows. The
+phases take turns, and differ in the flips alone.
 
     python -m benchmarks.reload
 """
@@ -166,6 +166,7 @@ async def _phase(
                 phase.errors.append(str(error))
 
     readers = [read(each) for each in range(plan.num_readers)]
+    await _switch(admin, {"1": 1, "2": 1})
     flip_for_s = stagger_s * (plan.num_streams_each + 1)
     await asyncio.gather(_flip(admin, num_flips, flip_for_s), *readers)
     return phase
@@ -173,10 +174,13 @@ async def _phase(
 
 async def _flip(admin: httpx2.AsyncClient, num_flips: int, duration_s: float) -> None:
     for i in range(num_flips):
-        body = {"weights": {str(1 + i % 2): 1}}
-        response = await admin.put(f"/admin/v1/adapters/{NAME}/alias", json=body)
-        response.raise_for_status()
+        await _switch(admin, {str(1 + i % 2): 1})
         await asyncio.sleep(duration_s / num_flips)
+
+
+async def _switch(admin: httpx2.AsyncClient, weights: dict[str, float]) -> None:
+    body = {"weights": weights}
+    (await admin.put(f"/admin/v1/adapters/{NAME}/alias", json=body)).raise_for_status()
 
 
 def _completion(plan: Plan, model: str, prompt: list[int]) -> Completion:
