@@ -295,5 +295,5 @@ def _joined_names(digests: Iterable[str], names_of: Callable[[str], Sequence[str
 
     Each text is a time series of its own, so it should change as seldom as it can.
     """
-    names = (name for digest in digests for name in names_of(digest))
+    names = dict.fromkeys(name for digest in digests for name in names_of(digest))
     return ",".join(sorted(islice(names, _MAX_LISTED_ADAPTERS)))

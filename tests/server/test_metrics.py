@@ -14,7 +14,7 @@ from motet.server.metrics import (
 from tests.server.conftest import StartServer
 from tests.server.fake_engine import FAIL_TOKEN, QUEUE_S
 from tests.server.running_server import BASE, RunningServer, wait_until
-from tests.server.stats import some_snapshot
+from tests.server.stats import some_snapshot, some_stats
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -176,3 +176,15 @@ def test_restarts_and_processes_are_seen(start_server: StartServer) -> None:
         assert samples["motet_engine_process_open_fds", ()] > 3
         assert samples["process_open_fds", ()] > 3
         wait_until(lambda: scrape(server)["motet_event_loop_lag_seconds_count", ()] > 1)
+
+
+def test_a_name_is_listed_once_however_many_of_its_versions_are_there() -> None:
+    metrics = Metrics()
+    stats = some_stats(resident_adapters=["digest-1", "digest-2"])
+    metrics.update(some_snapshot(stats=stats, names_of=lambda digest: ["red"]))
+    (labels,) = [
+        dict(labels)
+        for name, labels in parsed(metrics.exposition().decode())
+        if name == "vllm:lora_requests_info"
+    ]
+    assert labels["running_lora_adapters"] == "red"
