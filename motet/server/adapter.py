@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +23,8 @@ Weights = Mapping[int, float]  # a share of requests by version number; ascendin
 
 # How many changes of an alias can be rolled back.
 MAX_HISTORY = 32
+# Versions that a name keeps without anybody naming them; else a training loop would add for ever.
+MAX_VERSIONS = 64
 
 
 class SourceType(StrEnum):
@@ -176,6 +178,24 @@ class Adapter:
         newest = max(self.targets, default=0)
         staged = (number for number in self.versions if number > newest)
         return {*self.targets, *(self.history[-1] if self.history else ()), *staged}
+
+    def surplus(self, is_used: Callable[[Version], bool]) -> list[Version]:
+        """The oldest versions beyond `MAX_VERSIONS` that can go without anybody missing them.
+
+        The alias does not name them, no rollback would bring them back, they are not on their way
+        to or from anywhere, and neither the engine nor a request holds them.
+
+        Args:
+            is_used: whether a request is on a version.
+        """
+        named = {*self.targets, *(number for weights in self.history for number in weights)}
+        idle = [
+            version
+            for number, version in self.versions.items()
+            if number not in named and version.hold is None and version.digest is not None
+        ]
+        unmissed = [each for each in idle if not (each.is_draining or is_used(each))]
+        return unmissed[: max(0, len(self.versions) - MAX_VERSIONS)]
 
     @property
     def is_gone(self) -> bool:

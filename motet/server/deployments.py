@@ -63,6 +63,7 @@ class Deployments:
         self._names = registry.names
         self._records = registry.records
         self._holdings = registry.holdings
+        self._leases = registry.leases
         self._transitions = transitions
         self._sources = sources
 
@@ -135,8 +136,15 @@ class Deployments:
             int(time.time()),
             deployment.created_by,
         )
-        await self._records.commit(adapter.put(version))
+        await self._records.commit(self._without_surplus(adapter.put(version)))
         return version.number
+
+    def _without_surplus(self, adapter: Adapter) -> Adapter:
+        """Without the oldest versions, if there are too many that no name and no request means."""
+        for version in adapter.surplus(lambda each: self._leases.count(each.id) > 0):
+            adapter = adapter.drop(version.number)
+            self._leases.forget(version.id)
+        return adapter
 
     async def _deploy(self, deployment: Deployment, number: int, *, is_static: bool = False) -> int:
         """Fetch, load and activate a registered version; the number that has its content."""

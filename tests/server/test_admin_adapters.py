@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import httpx2
 import pytest
 
+from motet.server.adapter import MAX_VERSIONS
 from tests.server.conftest import StartServer, write_adapter
 from tests.server.fake_engine import digest_of
 from tests.server.running_server import BASE, RunningServer, running_server, wait_until
@@ -395,6 +396,35 @@ def test_many_changes_leave_nothing_behind(start_server: StartServer, colours: P
             assert delete(server, "mine").status_code == 200
         wait_until(lambda: held(server) == Counter())
         assert server.started.registry.records.catalogue.all() == []
+
+
+def test_the_oldest_versions_that_nothing_means_go(
+    start_server: StartServer, adapters_dir: Path, tmp_path: Path
+) -> None:
+    """As a training loop makes them; a version that is named, or used, stays."""
+    num_loads = MAX_VERSIONS + 6
+    for number in range(1, num_loads + 1):
+        write_adapter(adapters_dir / f"step-{number}", b"x" * number)
+    options: dict[str, Any] = {"adapter_roots": (adapters_dir,), "state_dir": tmp_path / "state"}
+    with start_server(engine={"step_s": 0.02}, **options) as server:
+        create(server, "mine", "step-1")
+        create(server, "mine", "step-2")
+        body = {"model": "mine@2", "prompt": "abc", "max_tokens": 400, "stream": True}
+        with server.http.stream("POST", "/v1/completions", json=body) as running:
+            assert running.status_code == 200
+            for number in range(3, num_loads + 1):
+                assert create(server, "mine", f"step-{number}").status_code == 200
+            kept = list(states(server, "mine"))
+        assert len(kept) == MAX_VERSIONS
+        assert kept[0] == 2  # a request runs on it
+        assert kept[1] > 6
+        assert kept[-1] == num_loads
+        assert used(server.complete(model="mine")) == ("mine", str(num_loads))
+        assert server.complete(model="mine@3").status_code == 404
+        assert post(server, "mine", "rollback").status_code == 200
+        assert used(server.complete(model="mine")) == ("mine", str(num_loads - 1))
+    with start_server(**options) as server:
+        assert list(states(server, "mine")) == kept
 
 
 def test_sglang_s_endpoints_answer_as_it_does(start_server: StartServer, colours: Path) -> None:
