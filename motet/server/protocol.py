@@ -166,6 +166,16 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool = False  # padding against traffic analysis; none is added
 
 
+def require_stream(stream: bool) -> None:
+    """Of a body with options for a stream: that there is to be one. Raises PydanticCustomError."""
+    if not stream:
+        raise PydanticCustomError(
+            "stream_options_without_stream",
+            "is only allowed together with 'stream': true",
+            {"param": "stream_options"},
+        )
+
+
 class GenerationParameters(BaseModel):
     """What both generation endpoints take."""
 
@@ -209,12 +219,8 @@ class GenerationParameters(BaseModel):
 
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> Self:
-        if self.stream_options is not None and not self.stream:
-            raise PydanticCustomError(
-                "stream_options_without_stream",
-                "is only allowed together with 'stream': true",
-                {"param": "stream_options"},
-            )
+        if self.stream_options is not None:
+            require_stream(self.stream)
         return self
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from motet.server.json_schema import nulls_are_absent
-from motet.server.protocol import MAX_MESSAGES
+from motet.server.protocol import MAX_MESSAGES, require_stream
 from motet.server.responses.items import InputItem, chat_messages, normalized_input
 
 Json = dict[str, Any]
@@ -198,12 +198,8 @@ class ResponsesRequest(_Strict):
 
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> Self:
-        if self.stream_options is not None and not self.stream:
-            raise PydanticCustomError(
-                "stream_options_without_stream",
-                "is only allowed together with 'stream': true",
-                {"param": "stream_options"},
-            )
+        if self.stream_options is not None:
+            require_stream(self.stream)
         return self
 
     @model_validator(mode="after")

@@ -13,13 +13,12 @@ import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from motet.server.structured import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH
 from motet.server.tools.json_values import depth
 
 MAX_TOOLS = 128
 MAX_CALLS = 128
 MAX_DESCRIPTION_CHARS = 16_384
-MAX_SCHEMA_BYTES = 65_536
-MAX_SCHEMA_DEPTH = 32
 MAX_ARGUMENTS_CHARS = 1_048_576
 
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]

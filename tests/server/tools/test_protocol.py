@@ -8,7 +8,7 @@ from motet.core.errors import MotetError
 from motet.server.parameters import drop_idle_chat_parameters, drop_idle_completion_parameters
 from motet.server.parsing import parse
 from motet.server.protocol import ChatRequest
-from motet.server.tools.protocol import MAX_SCHEMA_DEPTH
+from motet.server.structured import MAX_SCHEMA_DEPTH
 
 USER = {"role": "user", "content": "x"}
 CALLER = {
