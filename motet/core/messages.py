@@ -13,14 +13,25 @@ from motet.core.sampling import SamplingParams
 from motet.core.shape import ModelShape
 
 
+class WeightedAdapter(msgspec.Struct, frozen=True):
+    """One part of a composition: an adapter, and the factor on its delta."""
+
+    digest: str
+    weight: float
+
+
 class AddRequest(msgspec.Struct, tag=True, frozen=True):
     """Generate for these tokens.
 
     Attributes:
-        digest: the adapter's content; None is the base model.
+        digest: the content of the adapter, of the routed set, or of the composition; None is the
+            base model.
         tenant: whose prefix cache it reads and fills; requests of one tenant share, others never
             do. None is a tenant like any other.
         priority: waiting requests of a lower number come first; those of one number by arrival.
+        parts: of a composition, in any order: plain adapters, each once. Without any, `digest` is
+            that of one adapter or routed set.
+        returns_routing: of a routed set, tell with each token which experts it came from.
     """
 
     request_id: str
@@ -29,6 +40,8 @@ class AddRequest(msgspec.Struct, tag=True, frozen=True):
     digest: str | None
     tenant: str | None = None
     priority: int = 0
+    parts: list[WeightedAdapter] = []
+    returns_routing: bool = False
 
 
 class AbortRequest(msgspec.Struct, tag=True, frozen=True):
@@ -42,10 +55,16 @@ class LoadAdapter(msgspec.Struct, tag=True, frozen=True):
 
     Each `AdapterLoaded` takes one reference on the digest; `ReleaseAdapter` gives it back.
     `path` has already been confined to the allowed roots and resolved.
+
+    Attributes:
+        expert_paths: of a routed set, the directories of its experts and then of its shared
+            adapters, in the order of its configuration, confined and resolved as `path` is. The
+            reference on the set is one on each of them too.
     """
 
     operation_id: str
     path: str
+    expert_paths: list[str] = []
 
 
 class ReleaseAdapter(msgspec.Struct, tag=True, frozen=True):
@@ -159,6 +178,9 @@ class TokenOutput(msgspec.Struct, frozen=True):
         prompt_logprobs: of the prompt's tokens from the second on, if they were asked for; in the
             first output of a request.
         queue_s: how long the request waited until it first ran; the same in all its outputs.
+        routing: for each new token, if it was asked for, the weight of each expert (or of each
+            rank, where a router gates ranks) where the token came from, in the order of the set,
+            averaged over all projections that the router is used in.
     """
 
     request_id: str
@@ -168,6 +190,7 @@ class TokenOutput(msgspec.Struct, frozen=True):
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
     queue_s: float = 0.0
+    routing: list[list[float]] | None = None
 
 
 class StepOutput(msgspec.Struct, tag=True, frozen=True):
@@ -184,14 +207,33 @@ class RequestFailed(msgspec.Struct, tag=True, frozen=True):
     message: str
 
 
+class RoutedSetInfo(msgspec.Struct, frozen=True):
+    """What makes a routed set of its experts.
+
+    Attributes:
+        method: as `adapters/router_config.py` names it.
+        experts: digests, in the order of the gates.
+        names: of the experts, in the same order, for people.
+        shared: digests of adapters that every token of the set uses.
+        by_rank: gates are for ranks of the only expert.
+    """
+
+    method: str
+    experts: list[str]
+    names: list[str]
+    shared: list[str]
+    by_rank: bool = False
+
+
 class AdapterInfo(msgspec.Struct, frozen=True):
-    """What is known of a loaded adapter."""
+    """What is known of a loaded adapter or routed set; of a set, its experts are counted in."""
 
     digest: str
     max_rank: int
     modules: list[str]  # names of the touched projections: "q", "k", ... "down"
     num_parameters: int
     num_pages: int  # pages it takes on the device
+    routed: RoutedSetInfo | None = None  # None: a plain adapter
 
 
 class AdapterLoaded(msgspec.Struct, tag=True, frozen=True):

@@ -4,6 +4,8 @@ Owns: the meaning of shrink and expand, one pair and one projection at a time.
 Does not know: speed. Layout and interfaces are in `types.py`.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,7 @@ def shrink(
     v = v.to(pool.device)
     for p in range(pairs.num_pairs):
         x_row = x[int(pairs.tokens[p])].to(dtype)
-        for s, projection in enumerate(projections):
+        for s, projection in _projections_of(pairs, p, projections):
             a = _rows(pool, tables, pairs, p, layer, projection, side=0, width=x.shape[1])
             v[0, p, s, : a.shape[0]] = a.to(dtype) @ x_row
     return v
@@ -58,7 +60,7 @@ def expand(
     """
     dtype = _sum_dtype(pool)
     for p in range(pairs.num_pairs):
-        for s, projection in enumerate(projections):
+        for s, projection in _projections_of(pairs, p, projections):
             width = projection.out_features
             b = _rows(pool, tables, pairs, p, layer, projection, side=1, width=width)
             if b.shape[0] == 0:
@@ -72,6 +74,14 @@ def expand(
 
 def _sum_dtype(pool: Tensor) -> torch.dtype:
     return torch.float64 if pool.dtype == torch.float64 else torch.float32
+
+
+def _projections_of(
+    pairs: LoraPairs, pair: int, projections: tuple[Projection, ...]
+) -> Iterator[tuple[int, Projection]]:
+    """Those that a pair is for."""
+    bits = -1 if pairs.siblings is None else int(pairs.siblings[pair])
+    return ((s, each) for s, each in enumerate(projections) if bits >> s & 1)
 
 
 def _rows(

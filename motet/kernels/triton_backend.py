@@ -7,7 +7,7 @@ Does not know: the kernels. They are in `lora_triton.py`, `fused_triton.py` and
 
 from torch import Tensor
 
-from motet.kernels import attention_triton, fused_triton, lora_triton
+from motet.kernels import attention_triton, fused_triton, lora_triton, routing_reference
 from motet.kernels.side_stream import SideStream
 from motet.kernels.types import LoraPairs, LoraTables, Projection
 
@@ -31,6 +31,7 @@ class TritonKernels:
     rotate_and_write_kv = staticmethod(fused_triton.rotate_and_write_kv)
     silu_mul = staticmethod(fused_triton.silu_mul)
     paged_attention = staticmethod(attention_triton.paged_attention)
+    shrink_routed = staticmethod(routing_reference.shrink_routed)
 
     def shrink(
         self,

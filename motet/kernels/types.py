@@ -10,6 +10,7 @@ another, no row across a page's end.
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 import torch
@@ -33,11 +34,20 @@ class LoraTables:
     ranks: Tensor
 
 
+class Round(NamedTuple):
+    """Where a round of pairs begins; see `LoraPairs`."""
+
+    first_segment: int
+    first_pair: int
+
+
 @dataclass(frozen=True, slots=True)
 class LoraPairs:
-    """The (token, slot, weight) pairs of a batch, sorted by slot. A token appears at most once.
+    """The (token, slot, weight) pairs of a batch.
 
-    Tokens of the base model have no pair and cost nothing.
+    Tokens of the base model have no pair and cost nothing. A token of several adapters has several
+    pairs, in different rounds: within a round a projection of a token has at most one pair, so that
+    what is added to a row can be added in parallel. A round's pairs are sorted by slot.
 
     Attributes:
         tokens: int32 [num_pairs]. Row of the batch.
@@ -47,6 +57,10 @@ class LoraPairs:
             segments may be empty.
         max_rank: at least the rank of any layer and module of the adapters of this batch. It sizes
             v and grids; what a kernel reads is by the true ranks of the tables.
+        siblings: int32 [num_pairs]. Bit s is set if the pair is for the s-th of the projections
+            that a kernel is called with; pairs of one segment share these bits. None: all pairs
+            are for all projections.
+        rounds: where each begins, ascending; the first is at 0. No segment is in two.
     """
 
     tokens: Tensor
@@ -54,6 +68,8 @@ class LoraPairs:
     weights: Tensor
     segment_starts: Tensor
     max_rank: int
+    siblings: Tensor | None = None
+    rounds: tuple[Round, ...] = (Round(0, 0),)
 
     @property
     def num_pairs(self) -> int:
@@ -62,6 +78,59 @@ class LoraPairs:
     @property
     def num_segments(self) -> int:
         return self.segment_starts.shape[0] - 1
+
+
+LINEAR, ABSOLUTE, SELF = range(3)
+"""A rule's score: the product with the gate; its magnitude; A x of the expert over its norm."""
+
+OF_CHOSEN, OF_ALL, EQUAL = range(3)
+"""A rule's share: softmax over the chosen gates; softmax over all gates; 1."""
+
+
+class Rule(IntEnum):
+    """Columns of `RoutedTokens.rules`."""
+
+    TOP_K = 0
+    SCORE = 1
+    SHARE = 2
+    BY_RANK = 3
+    HAS_BIAS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedTokens:
+    """Tokens whose adapters a router chooses, in each projection anew.
+
+    A router lies in the pool as an adapter does, in a slot of its own, without B: its rows of A
+    are its gates, one for each expert, or (`BY_RANK`) one for each rank of its only expert. With
+    `HAS_BIAS` one more row follows, which begins with the gates' biases. Where it has no rows in a
+    layer and module, its experts are not used there; with the score `SELF` it has none anywhere,
+    and the only expert is used wherever it has rank rows.
+
+    Attributes:
+        gates: a pair of each token with its router's slot, one round; the weights are not used.
+        sets: int32 [num_pairs of gates]. Row of each token's set in what follows.
+        expert_slots: int32 [num_sets, most experts]. Slots of each set's experts in the order of
+            the gates; entries past its experts are unused.
+        rules: int32 [num_sets, len(Rule)].
+        inverse_temperatures: float32 [num_sets].
+        thresholds: float32 [num_sets]. Lowest score that may be chosen; -inf where there is none.
+        max_choices: at least `TOP_K`, limited to the number of experts, of any set that does not
+            gate ranks, and at least 1.
+        max_rank: at least the rank of any expert, as in `LoraPairs`.
+        usage: float32 [num_pairs of gates, most gates]. The weight of each gate is added to it, in
+            each layer and module that the router is used in.
+    """
+
+    gates: LoraPairs
+    sets: Tensor
+    expert_slots: Tensor
+    rules: Tensor
+    inverse_temperatures: Tensor
+    thresholds: Tensor
+    max_choices: int
+    max_rank: int
+    usage: Tensor
 
 
 class Projection(NamedTuple):
@@ -199,6 +268,33 @@ class Kernels(Protocol):
 
         y is [num_tokens, total_out_features] in the pool's dtype; the sum is taken in float32.
         Rows of y without a pair are not written.
+        """
+        ...
+
+    def shrink_routed(
+        self,
+        x: Tensor,
+        pool: Tensor,
+        tables: LoraTables,
+        routed: RoutedTokens,
+        layer: int,
+        projections: tuple[Projection, ...],
+    ) -> tuple[Tensor, LoraPairs]:
+        """Choose adapters for each token and projection, and `shrink` with them.
+
+        With l the scores of a token's gates in one projection, chosen and weighted by the set's
+        rule: the weights w are softmax(l / temperature) over the chosen gates or over all, or 1.
+        A chosen expert becomes a pair of weight w. Where the rule is by rank, the only expert
+        becomes a pair of weight 1, and its v[j] is multiplied by w[j], 0 for ranks that are not
+        chosen. Products, softmax and sums are in float32.
+
+        Args:
+            x: [num_tokens, in_features] in the pool's dtype.
+            routed: the tokens, their routers and experts; `usage` grows.
+
+        Returns:
+            v, as `shrink` returns it, and the pairs, both for the same backend's `expand` alone:
+            in which order they stand, and whether there are some of weight 0, is its affair.
         """
         ...
 

@@ -146,7 +146,7 @@ class CompiledLayers:
         return torch.split(self._workspace[: sum(sizes)], sizes)
 
     def _lora(self, ctx: ForwardContext) -> tuple[loops.Lora, Tensor | None]:
-        if ctx.lora is None:
+        if ctx.lora is None or ctx.lora.pairs is None:
             return ((0, 0, 0, 0), (0, 0, 0, 0, 0), 0, 0, 0), None
         tables, pairs = ctx.lora.tables, ctx.lora.pairs
         num_rows = num_partial_rows(pairs)
@@ -217,5 +217,6 @@ def _check(residual: Tensor, ctx: ForwardContext, shape: ModelShape) -> None:
     )
     assert len(ctx.pool) == shape.num_layers, "the pool must have the model's layers"
     if ctx.lora is not None:
+        assert ctx.lora.pairs is not None, "a batch with adapters has pairs"
         check_tables(ctx.lora.tables, ctx.lora.pairs)
         assert ctx.lora.tables.ranks.shape[2] == NUM_MODULES, "the tables have other modules"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from motet.kernels.types import AttentionBatch, Kernels, LoraPairs, LoraTables
+from motet.kernels.types import AttentionBatch, Kernels, LoraPairs, LoraTables, RoutedTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,16 @@ class LoraContext:
 
     Attributes:
         tables: where the rank rows of every resident adapter lie.
-        pairs: which tokens of this batch use which of them.
+        pairs: which tokens of this batch use which of them in all layers and projections: those of
+            plain adapters and of compositions. None without any.
+        routed: tokens whose adapters a router chooses in each projection; None without any.
+        blocks: tokens whose adapters a router chooses once for a whole MLP block; None without any.
     """
 
     tables: LoraTables
-    pairs: LoraPairs
+    pairs: LoraPairs | None
+    routed: RoutedTokens | None = None
+    blocks: RoutedTokens | None = None
 
 
 @dataclass(frozen=True, slots=True)

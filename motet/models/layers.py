@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from motet.core.shape import ModelShape, Module
-from motet.kernels.types import Projection
+from motet.kernels.types import LoraPairs, Projection
 from motet.models.config import DecoderConfig
-from motet.models.context import ForwardContext
+from motet.models.context import ForwardContext, LoraContext
 from motet.models.matrix import Matrix
 from motet.models.weights import LayerWeights
 
@@ -37,7 +37,8 @@ class Linear:
 class LoraLinear:
     """Sibling projections merged into one product, each with its adapters' low-rank terms.
 
-    y = W x + b, and for every token t with an adapter y[t] += weight * B (A x[t]).
+    y = W x + b, and for every token t and each of its adapters y[t] += weight * B (A x[t]). They
+    are the same in all layers, or a router chooses them here.
 
     Args:
         linear: the merged projection.
@@ -58,11 +59,24 @@ class LoraLinear:
         lora = ctx.lora
         if lora is None:
             return self._linear(x)
-        where = (ctx.pool, lora.tables, lora.pairs, self._layer, self._projections)
-        v = ctx.kernels.shrink(x, *where)
+        terms = self._shrink(x, ctx, lora)
         y = self._linear(x)
-        ctx.kernels.expand(v, *where, y)
+        for v, pairs in terms:
+            ctx.kernels.expand(v, ctx.pool, lora.tables, pairs, self._layer, self._projections, y)
         return y
+
+    def _shrink(
+        self, x: Tensor, ctx: ForwardContext, lora: LoraContext
+    ) -> list[tuple[Tensor, LoraPairs]]:
+        """A x of all pairs."""
+        pool, tables, where = ctx.pool, lora.tables, (self._layer, self._projections)
+        terms = []
+        if lora.pairs is not None:
+            v = ctx.kernels.shrink(x, pool, tables, lora.pairs, *where)
+            terms.append((v, lora.pairs))
+        if lora.routed is not None:
+            terms.append(ctx.kernels.shrink_routed(x, pool, tables, lora.routed, *where))
+        return terms
 
 
 def side_by_side(modules: Sequence[Module], shape: ModelShape) -> tuple[Projection, ...]:
