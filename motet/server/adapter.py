@@ -186,7 +186,7 @@ class Adapter:
         to or from anywhere, and neither the engine nor a request holds them.
 
         Args:
-            is_used: whether a request is on a version.
+            is_used: whether a request is on a version, or a routed set is made of it.
         """
         named = {*self.targets, *(number for weights in self.history for number in weights)}
         idle = [
@@ -263,6 +263,21 @@ class Adapter:
             rest = {each: share for each, share in alias.weights.items() if each not in numbers}
             alias = Alias(normalized(rest)) if rest else None
         return replace(self, versions=versions, alias=alias, history=history)
+
+
+class Kind(StrEnum):
+    """What a model's name stands for."""
+
+    BASE = "base"
+    ADAPTER = "adapter"
+    ROUTED_SET = "routed_set"
+
+
+def kind_of(info: AdapterInfo | None) -> Kind:
+    """The kind of what a request runs on; None is the base model."""
+    if info is None:
+        return Kind.BASE
+    return Kind.ADAPTER if info.routed is None else Kind.ROUTED_SET
 
 
 def found(name: str, path: Path, created_at: int) -> Adapter:

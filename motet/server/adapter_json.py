@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from motet.core.messages import AdapterMemory, MemoryReport
-from motet.server.adapter import Adapter, Source, Version
+from motet.core.messages import AdapterInfo, AdapterMemory, MemoryReport
+from motet.server.adapter import Adapter, Source, Version, kind_of
 from motet.server.errors import error_body
 from motet.server.operations import Operation
 from motet.server.records import shares_json
@@ -56,6 +56,7 @@ def version_json(registry: AdapterRegistry, version: Version, tiers: Tiers | Non
         "version": version.number,
         "state": registry.state_of(version).value,
         "reason": version.reason,
+        **kind_json(info),
         "digest": version.digest,
         "source": source_json(version.source),
         "max_rank": None if info is None else info.max_rank,
@@ -67,6 +68,23 @@ def version_json(registry: AdapterRegistry, version: Version, tiers: Tiers | Non
         "users": registry.leases.count(version.id),
         "last_used": registry.leases.last_used(version.id),
         "tier": None if tiers is None else tier,
+    }
+
+
+def kind_json(info: AdapterInfo | None) -> Json:
+    """What a model is: an adapter or a routed set, and of a set how it chooses among what."""
+    if info is None:  # it has not been read
+        return {"kind": None, "routing": None}
+    if (routed := info.routed) is None:
+        return {"kind": kind_of(info).value, "routing": None}
+    experts = zip(routed.names, routed.experts, strict=True)
+    return {
+        "kind": kind_of(info).value,
+        "routing": {
+            "method": routed.method,
+            "experts": [{"name": name, "digest": digest} for name, digest in experts],
+            "shared": routed.shared,
+        },
     }
 
 

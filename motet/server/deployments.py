@@ -16,6 +16,7 @@ from motet.core.errors import MotetError
 from motet.server.adapter import Adapter, Source, SourceType, Version, VersionState
 from motet.server.engine_client import EngineClient
 from motet.server.errors import adapter_refusal, bad_request
+from motet.server.expert_use import expert_digests
 from motet.server.operations import Operation, Operations
 from motet.server.registry import AdapterRegistry
 from motet.server.sources import Sources
@@ -141,7 +142,12 @@ class Deployments:
 
     def _without_surplus(self, adapter: Adapter) -> Adapter:
         """Without the oldest versions, if there are too many that no name and no request means."""
-        for version in adapter.surplus(lambda each: self._leases.count(each.id) > 0):
+        experts = expert_digests(self._records.catalogue.all())
+
+        def is_used(version: Version) -> bool:
+            return self._leases.count(version.id) > 0 or version.digest in experts
+
+        for version in adapter.surplus(is_used):
             adapter = adapter.drop(version.number)
             self._leases.forget(version.id)
         return adapter

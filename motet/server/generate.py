@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Sequence
 from starlette.requests import Request
 
 from motet.core.errors import MotetError
-from motet.core.messages import AddRequest
+from motet.core.messages import AddRequest, RoutedSetInfo
 from motet.server import admission
+from motet.server.adapter import kind_of
 from motet.server.allowance import Reservation
 from motet.server.budget import default_share, require_within_budget
 from motet.server.choice import Choice, Delta, Usage, best_choices, count_cached
@@ -25,6 +26,7 @@ from motet.server.generation_watch import GenerationWatch
 from motet.server.prefix_scope import prefix_scope
 from motet.server.protocol import GenerationParameters
 from motet.server.replies import unless_client_leaves
+from motet.server.routing_json import require_routed_set
 from motet.server.services import Services
 from motet.server.token_stream import TokenStream
 
@@ -34,6 +36,7 @@ class Generation:
 
     Attributes:
         id: unique among all requests, unlike a request id that a client chose.
+        routed: the routed set whose choices are to be told of; None if none are.
     """
 
     def __init__(
@@ -45,8 +48,10 @@ class Generation:
         watch: GenerationWatch,
         reservation: Reservation | None,
         timers: Sequence[asyncio.TimerHandle],
+        routed: RoutedSetInfo | None,
     ) -> None:
         self.id = group
+        self.routed = routed
         self._stream = stream
         self._choices = choices
         self._num_prompt_tokens = num_prompt_tokens
@@ -195,6 +200,7 @@ def start_generation(
     engine = services.client.info
     vocab_size = engine.shape.vocab_size
     served = services.registry.admit(model)
+    routed = require_routed_set(served.info) if params.return_routing else None
     admission.require_known_token_ids(params.stop_token_ids, vocab_size, "stop_token_ids")
     admission.require_known_token_ids(list(params.logit_bias), vocab_size, "logit_bias")
     admission.require_priority(params.priority, context.principal)
@@ -242,12 +248,21 @@ def start_generation(
             )
             digest = None if served.info is None else served.info.digest
             requests.append(
-                AddRequest(request_id, prompt, sampling, digest, scope, params.priority)
+                AddRequest(
+                    request_id,
+                    prompt,
+                    sampling,
+                    digest,
+                    scope,
+                    params.priority,
+                    returns_routing=params.return_routing,
+                )
             )
     stream, reservation = _submit(services, requests, num_prompt_tokens, context)
     watch = GenerationWatch(services.metrics, served.label, context)
     timers = _deadline_timers(context, stream)
-    return Generation(group, stream, choices, num_prompt_tokens, watch, reservation, timers)
+    services.metrics.count_generation(kind_of(served.info))
+    return Generation(group, stream, choices, num_prompt_tokens, watch, reservation, timers, routed)
 
 
 def _submit(

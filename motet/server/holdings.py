@@ -1,34 +1,31 @@
 """What a version takes in the engine, and gives back: a reference and a pin.
 
 Owns: the order in which these are taken and given back.
-Does not know: which versions there are, nor what keeps two loads of one apart (`registry.py`).
+Does not know: which versions there are, what keeps two loads of one apart (`registry.py`), nor
+where files lie (`version_files.py`).
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from motet.adapters.roots import confine
 from motet.core.errors import AdapterError
 from motet.server.adapter import Hold, SourceType, Version, VersionState
 from motet.server.engine_client import EngineClient
 from motet.server.errors import adapter_refusal
+from motet.server.version_files import FileFinder
 
 
 class Holdings:
     """References and pins in the running engine.
 
     Args:
-        roots: directories below which a version must lie, unless the operator gave it at start
-            or it was downloaded.
+        files: finds what is to be read.
     """
 
-    def __init__(self, client: EngineClient, roots: Sequence[Path]) -> None:
+    def __init__(self, client: EngineClient, files: FileFinder) -> None:
         self._client = client
-        self._roots = tuple(roots)
+        self._files = files
 
     def has(self, version: Version) -> bool:
         """Whether the running engine holds it."""
@@ -49,8 +46,8 @@ class Holdings:
             MotetError: the engine died meanwhile.
         """
         try:
-            path = await asyncio.to_thread(self._confined, version)
-            reference = await self._client.load_adapter(path)
+            files = await self._files.find(version)
+            reference = await self._client.load_adapter(files.path, files.expert_paths)
         except AdapterError as error:
             raise _unusable(version, error, param) from error
         if version.digest not in (None, reference.info.digest):
@@ -58,7 +55,7 @@ class Holdings:
             raise _changed(version, param)
         return replace(
             version,
-            path=path,
+            path=files.path,
             info=reference.info,
             hold=Hold(reference),
             state=VersionState.DRAINING if version.is_draining else VersionState.READY,
@@ -105,13 +102,6 @@ class Holdings:
             self._client.unpin_adapter(version.hold.reference)
         self._client.release_adapter(version.hold.reference)
         return replace(version, hold=None)
-
-    def _confined(self, version: Version) -> Path:
-        """Where to read it. The roots may be others than when it was first read."""
-        assert version.path is not None  # it has been fetched
-        if version.source.type in (SourceType.DIRECTORY, SourceType.PATH):
-            return confine(version.path, self._roots)
-        return version.path
 
 
 def _unusable(version: Version, error: AdapterError, param: str) -> AdapterError:

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.server.adapter import Adapter, Version
+from motet.server.adapter_json import kind_json
 from motet.server.context import context_of
 from motet.server.principal import Principal
 from motet.server.services import Services, services_of
@@ -99,6 +100,7 @@ def _version(
         "parent": services.registry.names.base_name,
         "max_model_len": services.client.info.max_model_len,
         "version": version.number,
+        **kind_json(info),
         "digest": None if info is None else info.digest,
         "max_rank": None if info is None else info.max_rank,
         "num_pages": None if info is None else info.num_pages,

@@ -118,6 +118,10 @@ class AdapterNames:
         """Whether the name would be found again if it were no longer known."""
         return self._directory is not None and await self._directory.holds(name)
 
+    def known(self, name: str) -> Adapter | None:
+        """What is known under a name, whether or not requests may use it; None if nothing is."""
+        return self._catalogue.get(name)
+
     def adapter(self, name: str, param: str) -> Adapter:
         """The adapter of this name, as an admin sees it.
 

@@ -209,6 +209,7 @@ class GenerationParameters(BaseModel):
     logit_bias: LogitBias = {}
     prompt_logprobs: NumLogprobs | None = None
     return_token_ids: bool = False
+    return_routing: bool = False
     priority: Priority = 0
     cache_salt: CacheSalt | None = None
     user: User | None = None
@@ -259,7 +260,7 @@ class GenerationParameters(BaseModel):
     @property
     def tells_tokens(self) -> bool:
         """Whether the answer speaks of single tokens, and not of text alone."""
-        return self.return_token_ids
+        return self.return_token_ids or self.return_routing
 
 
 class CompletionRequest(GenerationParameters):
@@ -309,7 +310,7 @@ class CompletionRequest(GenerationParameters):
 
     @property
     def tells_tokens(self) -> bool:
-        return self.return_token_ids or self.logprobs is not None
+        return super().tells_tokens or self.logprobs is not None
 
 
 def _empty_fields_are_absent(schema: dict[str, Any]) -> None:
@@ -440,7 +441,7 @@ class ChatRequest(GenerationParameters):
 
     @property
     def tells_tokens(self) -> bool:
-        return self.return_token_ids or self.logprobs
+        return super().tells_tokens or self.logprobs
 
 
 ALL_PARAMETERS = frozenset(CompletionRequest.model_fields) | frozenset(ChatRequest.model_fields)

@@ -32,6 +32,7 @@ from motet.server.principal import Principal
 from motet.server.records import Records
 from motet.server.registry_store import RegistryStore
 from motet.server.single_flight import SingleFlight
+from motet.server.version_files import FileFinder
 
 _MAX_LOADS_AT_ONCE = 8  # after a restart
 
@@ -84,7 +85,7 @@ class AdapterRegistry:
     ) -> None:
         self.records = Records(store)
         self.names = AdapterNames(base_name, self.records, directory)
-        self.holdings = Holdings(client, roots)
+        self.holdings = Holdings(client, FileFinder(self.names, roots))
         self.leases = Leases()
         self._client = client
         self._loads: SingleFlight[None] = SingleFlight()

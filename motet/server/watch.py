@@ -18,7 +18,7 @@ import structlog
 from motet.core.errors import ConfigError, MotetError
 from motet.server.adapter import Adapter, Source, SourceType
 from motet.server.adapter_admin import AdapterAdmin
-from motet.server.adapter_dir import CONFIG_FILE, AdapterDirectory
+from motet.server.adapter_dir import CONFIG_FILES, AdapterDirectory
 from motet.server.deployments import Deployment
 from motet.server.registry import AdapterRegistry
 
@@ -111,7 +111,9 @@ class DirectoryWatcher:
         """
         names: dict[str, None] = {}
         for path in paths:
-            below = (file.parent for file in path.rglob(CONFIG_FILE))  # none, if it is a file
+            below = (  # none, if it is a file
+                file.parent for name in CONFIG_FILES for file in path.rglob(name)
+            )
             for folder in (path, *path.parents, *below):
                 if folder == self._directory.path or not folder.is_relative_to(
                     self._directory.path

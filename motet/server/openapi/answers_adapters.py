@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from motet.server.openapi.answers import ErrorDetails
+from motet.server.openapi.answers import ErrorDetails, Kind, Routing
 
 State = Literal["pending", "validating", "loading", "ready", "draining", "failed", "evicted"]
 Shares = Annotated[
@@ -37,6 +37,8 @@ class AdapterVersion(TypedDict):
     version: VersionNumber
     state: State
     reason: Annotated[str | None, Field(description="Why it failed.")]
+    kind: Kind | None
+    routing: Annotated[Routing | None, Field(description="Of a routed set.")]
     digest: str | None
     source: AdapterSource
     max_rank: int | None
