@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from motet.core.errors import MotetError
+from motet.server.cli import app
 from tests.server.conftest import StartServer, write_adapter, write_set
 from tests.server.fake_engine import digest_of
 from tests.server.running_server import RunningServer, wait_until
@@ -80,6 +82,9 @@ def test_what_a_set_is_made_of_is_shown(start_server: StartServer, sets_dir: Pat
         assert (shown["mix"]["kind"], shown["mix"]["routing"]) == ("routed_set", routing)
         [version] = adapter(server, "mix")["versions"]
         assert (version["kind"], version["routing"]) == ("routed_set", routing)
+        command = ["adapters", "list", "--url", server.url]
+        listed = CliRunner().invoke(app, command, env={"COLUMNS": "250"})
+        assert "meteora of 2" in listed.output
 
 
 def test_experts_may_lie_in_the_sets_own_directory(
