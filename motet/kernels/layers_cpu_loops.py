@@ -84,18 +84,19 @@ def _project(
     )
     x_rows, y_rows = (x, in_features, in_features), (y, out_features, out_features)
     (row_offsets, run_starts, ranks, num_layers), pairs, weights, v, num_v_rows = lora
-    num_segments = pairs[3]
+    num_segments = pairs[4]
     tables = (row_offsets, run_starts, ranks, layer * NUM_MODULES, num_layers * NUM_MODULES)
     siblings = (projections[projection, SIBLINGS], projections[projection, NUM_SIBLINGS])
+    partial = (v, siblings[1] * num_v_rows, num_v_rows)
     if num_segments > 0:
-        shrink(tables, pairs, siblings, x_rows, pool, (v, num_v_rows), num_threads)
+        shrink(tables, pairs, siblings, x_rows, pool, partial, num_threads)
     linear = linears[layer, projection]
     weight = (linear[PANELS], linear[SCALES], out_features, in_features, weight_bytes)
     multiply(kind, (x, in_features, num_rows), weight, (y, out_features, num_rows), num_threads)
     if linear[BIAS] != 0:
         _add_bias(y, linear[BIAS], num_rows, out_features, num_threads)
     if num_segments > 0:
-        expand(tables, pairs, weights, siblings, (v, num_v_rows), pool, y_rows, num_threads)
+        expand(tables, pairs, weights, siblings, partial, pool, y_rows, num_threads)
 
 
 @compiled()

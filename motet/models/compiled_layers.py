@@ -147,7 +147,7 @@ class CompiledLayers:
 
     def _lora(self, ctx: ForwardContext) -> tuple[loops.Lora, Tensor | None]:
         if ctx.lora is None or ctx.lora.pairs is None:
-            return ((0, 0, 0, 0), (0, 0, 0, 0, 0), 0, 0, 0), None
+            return ((0, 0, 0, 0), (0, 0, 0, 0, 0, 0), 0, 0, 0), None
         tables, pairs = ctx.lora.tables, ctx.lora.pairs
         num_rows = num_partial_rows(pairs)
         v = torch.empty(pairs.num_pairs * len(QKV) * num_rows)
@@ -161,6 +161,7 @@ class CompiledLayers:
             pairs.tokens.data_ptr(),
             pairs.slots.data_ptr(),
             pairs.segment_starts.data_ptr(),
+            0 if pairs.siblings is None else pairs.siblings.data_ptr(),
             pairs.num_segments,
             pairs.num_pairs,
         )
