@@ -53,15 +53,15 @@ def shrink(
         the true rank are undefined.
     """
     _check(x, pool, tables, pairs)
-    num_rows = num_partial_rows(pairs)
+    num_rows = num_partial_rows(pairs.max_rank)
     padded = torch.empty((pairs.num_pairs, len(projections), num_rows))
     v = padded[:, :, : pairs.max_rank]
     longest = _longest_in_place(pool, [x.shape[1]])
     if longest > 0 and pairs.num_pairs > 0:
         loops.shrink(
-            _table_addresses(tables, layer),
-            _pair_addresses(pairs, longest),
-            _sibling_addresses(projections),
+            table_addresses(tables, layer),
+            pair_addresses(pairs, longest),
+            sibling_addresses(projections),
             (x.data_ptr(), x.stride(0), x.shape[1]),
             pool.data_ptr(),
             (padded.data_ptr(), padded.stride(0), padded.stride(1)),
@@ -105,10 +105,10 @@ def expand(
     longest = _longest_in_place(pool, [p.out_features for p in projections])
     if longest > 0 and pairs.num_pairs > 0:
         loops.expand(
-            _table_addresses(tables, layer),
-            _pair_addresses(pairs, longest),
+            table_addresses(tables, layer),
+            pair_addresses(pairs, longest),
             pairs.weights.data_ptr(),
-            _sibling_addresses(projections),
+            sibling_addresses(projections),
             (v.data_ptr(), v.stride(0), v.stride(1)),
             pool.data_ptr(),
             (y.data_ptr(), y.stride(0), y.shape[1]),
@@ -132,9 +132,9 @@ def expand(
                 columns.index_add_(0, tokens, weighted @ rows)
 
 
-def num_partial_rows(pairs: LoraPairs) -> int:
+def num_partial_rows(max_rank: int) -> int:
     """Rank rows that v must have room for: the loops write whole blocks of them."""
-    return -(-pairs.max_rank // ROW_BLOCK) * ROW_BLOCK
+    return -(-max_rank // ROW_BLOCK) * ROW_BLOCK
 
 
 def _check(tokens_by_features: Tensor, pool: Tensor, tables: LoraTables, pairs: LoraPairs) -> None:
@@ -177,7 +177,8 @@ def _longest_in_place(pool: Tensor, widths: list[int]) -> int:
     return LONG_SEGMENT - 1 if is_fit else 0
 
 
-def _table_addresses(tables: LoraTables, layer: int) -> loops.Tables:
+def table_addresses(tables: LoraTables, layer: int) -> loops.Tables:
+    """The tables, as the loops take them."""
     _, num_layers, num_modules = tables.ranks.shape
     return (
         tables.row_offsets.data_ptr(),
@@ -188,7 +189,8 @@ def _table_addresses(tables: LoraTables, layer: int) -> loops.Tables:
     )
 
 
-def _pair_addresses(pairs: LoraPairs, longest: int) -> loops.Pairs:
+def pair_addresses(pairs: LoraPairs, longest: int) -> loops.Pairs:
+    """Pairs, as the loops take them; segments of more than `longest` are left out."""
     return (
         pairs.tokens.data_ptr(),
         pairs.slots.data_ptr(),
@@ -199,7 +201,8 @@ def _pair_addresses(pairs: LoraPairs, longest: int) -> loops.Pairs:
     )
 
 
-def _sibling_addresses(projections: tuple[Projection, ...]) -> loops.Siblings:
+def sibling_addresses(projections: tuple[Projection, ...]) -> loops.Siblings:
+    """Projections, as the loops take them."""
     return projection_table(projections).ctypes.data, len(projections)
 
 
