@@ -82,8 +82,8 @@ class Decoder:
         The next call may overwrite them.
         """
         residual = self._embedding.rows(token_ids)
-        is_routed = ctx.lora is not None and (ctx.lora.routed or ctx.lora.blocks) is not None
-        if self._compiled is not None and ctx.kernels.runs_compiled_layers and not is_routed:
+        has_blocks = ctx.lora is not None and ctx.lora.blocks is not None
+        if self._compiled is not None and ctx.kernels.runs_compiled_layers and not has_blocks:
             return HiddenStates(residual, self._compiled.run(residual, ctx))
         return HiddenStates(residual, self._run_layers(residual, ctx))
 
