@@ -36,7 +36,7 @@ Gates = Mapping[Key, Tensor]
 Replace = Callable[[str, nn.Module], nn.Module | None]
 
 MODULE_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-METHODS = (
+PER_PROJECTION = (
     "meteora",
     "meteora_loop",
     "lora_mixer",
@@ -48,8 +48,8 @@ METHODS = (
     "smora_softmax",
     "smora_softmax_of_all",
     "mora",
-    "mixlora",
 )
+METHODS = (*PER_PROJECTION, "mixlora")
 ATTENTION = (Module.Q, Module.K, Module.V, Module.O)
 MLP = (Module.GATE, Module.UP, Module.DOWN)
 
