@@ -217,6 +217,9 @@ def test_what_overflows_in_a_token_stays_there() -> None:
         assert torch.equal(found[is_whole], expected[is_whole])
 
 
+GATES = build(NARROW, [SETS["meteora"]], seed=23)
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -238,8 +241,7 @@ def test_gates_of_any_rule(seed: int, num_gates: int, rule: RoutedSet, has_ties:
     products = 2 * torch.randn(num_gates, generator=generator)
     if has_ties:
         products = products.round() / 2
-    case = build(NARROW, [rule], seed=23)
-    routed = case.tokens([(0, 0)])
+    routed = replace(GATES, sets=[rule]).tokens([(0, 0)])
     expected = gate_weights(products[None], torch.tensor([num_gates]), routed)[0]
     chosen = torch.full((num_gates,), -1, dtype=torch.int32)
     weights = torch.full((num_gates,), torch.nan)
