@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from motet.core.errors import MotetError
-from motet.server.adapter import Adapter, Source, SourceType, Version, VersionState
+from motet.server.adapter import MAX_VERSIONS, Adapter, Source, SourceType, Version, VersionState
 from motet.server.engine_client import EngineClient
 from motet.server.errors import adapter_refusal, bad_request
 from motet.server.expert_use import expert_digests
@@ -142,6 +142,8 @@ class Deployments:
 
     def _without_surplus(self, adapter: Adapter) -> Adapter:
         """Without the oldest versions, if there are too many that no name and no request means."""
+        if len(adapter.versions) <= MAX_VERSIONS:  # as nearly always
+            return adapter
         experts = expert_digests(self._records.catalogue.all())
 
         def is_used(version: Version) -> bool:
@@ -283,6 +285,7 @@ def _with_loaded(
         twin,
         source=loaded.source,
         path=loaded.path,
+        info=loaded.info,  # of a routed set, what its experts are called now
         hold=loaded.hold,
         state=VersionState.READY,
         reason=None,
