@@ -50,7 +50,6 @@ def adapter_json(registry: AdapterRegistry, adapter: Adapter, tiers: Tiers | Non
 def version_json(registry: AdapterRegistry, version: Version, tiers: Tiers | None) -> Json:
     """A version: what it is, where it came from, how far it has come, who uses it."""
     info = version.info
-    tier = "disk" if version.digest is None or tiers is None else tiers.get(version.digest, "disk")
     return {
         "id": version.id,
         "version": version.number,
@@ -58,6 +57,7 @@ def version_json(registry: AdapterRegistry, version: Version, tiers: Tiers | Non
         "reason": version.reason,
         "digest": version.digest,
         "source": source_json(version.source),
+        "composition": composition_json(version),
         "max_rank": None if info is None else info.max_rank,
         "modules": None if info is None else info.modules,
         "num_parameters": None if info is None else info.num_parameters,
@@ -66,8 +66,13 @@ def version_json(registry: AdapterRegistry, version: Version, tiers: Tiers | Non
         "created_by": version.created_by,
         "users": registry.leases.count(version.id),
         "last_used": registry.leases.last_used(version.id),
-        "tier": None if tiers is None else tier,
+        "tier": None if tiers is None else _version_tier(version, tiers),
     }
+
+
+def composition_json(version: Version) -> dict[str, float] | None:
+    """Weights by the versions that a composition is made of; None for an adapter."""
+    return {part.version_id: part.weight for part in version.parts} or None
 
 
 def source_json(source: Source) -> Json:
@@ -87,6 +92,13 @@ def operation_json(operation: Operation) -> Json:
         "created_at": operation.created_at,
         "ended_at": operation.ended_at,
     }
+
+
+def _version_tier(version: Version, tiers: Tiers) -> str:
+    """Where it is; of a composition, where the part is that is furthest away."""
+    digests = [part.digest for part in version.parts] or [version.digest or ""]
+    found = {tiers.get(digest, "disk") for digest in digests}
+    return next(tier for tier in ("disk", "host", "device") if tier in found)
 
 
 def _tier(memory: AdapterMemory) -> str:

@@ -54,6 +54,9 @@ class Model(TypedDict):
     max_rank: NotRequired[int | None]
     num_pages: NotRequired[int | None]
     pinned: NotRequired[bool]
+    composition: NotRequired[
+        Annotated[dict[str, float] | None, Field(description="Weights, by version.")]
+    ]
 
 
 class ModelList(TypedDict):
