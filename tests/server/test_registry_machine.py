@@ -290,7 +290,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def what_a_composition_is_made_of_is_there(self) -> None:
         for adapter in self.registry.catalogue.all():
             for version in adapter.versions.values():
-                if version.is_draining:
+                if version.is_draining or version.digest is None:  # it was never ready
                     continue
                 for part in version.parts:
                     found = self.registry.catalogue.version(part.name, part.number)
