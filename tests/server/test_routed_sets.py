@@ -56,8 +56,12 @@ def test_a_set_in_the_directory_is_a_model_like_any_other(
         [request] = server.events("AddRequest")
         assert request["digest"] == server.get("/v1/models/mix").json()["digest"]
         assert adapter(server, "red")["versions"][0]["state"] == "pending"
+        assert server.complete(model="red+blue").status_code == 200
+        assert code(server.complete(model="red+mix")) == (400, "invalid_value")
+        assert code(server.complete(model="red+blue", return_routing=True))[0] == 400
         metrics = server.get("/metrics").text
-        assert 'motet_generations_total{kind="routed_set"} 1.0' in metrics
+        for kind in ("routed_set", "composition"):
+            assert f'motet_generations_total{{kind="{kind}"}} 1.0' in metrics
 
 
 def test_what_a_set_is_made_of_is_shown(start_server: StartServer, sets_dir: Path) -> None:
