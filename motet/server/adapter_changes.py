@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from motet.core.errors import MotetError
 from motet.server.adapter import Adapter, SourceType, Version, Weights
+from motet.server.dependants import require_independent
 from motet.server.engine_client import EngineClient
 from motet.server.expert_use import sets_that_name
 from motet.server.registry import AdapterRegistry
@@ -121,8 +122,8 @@ class AdapterChanges:
             has been kept on disk when this returns.
 
         Raises:
-            MotetError: 404, 409 for a version that the alias names or a routed set uses, or the
-                engine is not ready.
+            MotetError: 404, 409 for a version that the alias names or something is made of, or
+                the engine is not ready.
         """
         await self._names.look_up(name)
         lies_there = await self._names.lies_in_directory(name)
@@ -131,6 +132,8 @@ class AdapterChanges:
             adapter = self._names.adapter(name, param)
             numbers = _numbers_to_delete(adapter, number, force=force, param=param)
             await self._require_unused(adapter, numbers, param)
+            versions = [adapter.versions[each] for each in sorted(numbers)]
+            require_independent(versions, self._records.catalogue, param)
             after = adapter.drain(numbers)
             if after.is_gone:
                 after = replace(after, is_pinned=False, is_static=False, history=())

@@ -26,6 +26,7 @@ from motet.server.generation_watch import GenerationWatch
 from motet.server.prefix_scope import prefix_scope
 from motet.server.protocol import GenerationParameters
 from motet.server.replies import unless_client_leaves
+from motet.server.resolved import Resolved
 from motet.server.routing_json import require_routed_set
 from motet.server.services import Services
 from motet.server.token_stream import TokenStream
@@ -124,29 +125,35 @@ def _deadline_timers(context: RequestContext, stream: TokenStream) -> list[async
     ]
 
 
-async def find_model(request: Request, services: Services, params: GenerationParameters) -> str:
-    """Exactly what serves this request: the base model, or one version of an adapter.
+async def find_model(
+    request: Request, services: Services, params: GenerationParameters
+) -> Resolved:
+    """Exactly what serves this request: the base model, or certain versions of adapters.
 
     Every endpoint asks here first, and uses nothing but the answer from then on. The request's
-    context is told, and keeps the version until the request has ended. Where a name means several
+    context is told, and keeps the versions until the request has ended. Where a name means several
     versions, requests of one `user` get the same.
 
     Raises:
-        MotetError: 404 `model_not_found`, also for a model that the requester may not use.
+        MotetError: 404 `model_not_found`, also for a model that the requester may not use; 400 for
+            adapters that cannot be composed.
     """
     context = context_of(request.scope)
     sticky_key = params.user or context.request_id
-    resolved = await services.registry.resolve(params.model, context.principal, sticky_key)
+    resolved = await services.registry.resolve(
+        params.model, context.principal, sticky_key, params.lora
+    )
     if context.lease is not None:  # the request has asked before
         context.lease.end()
-    context.adapter_label = resolved.label
-    context.adapter_version = resolved.version
+    context.model_label = resolved.label
+    context.adapter_name = resolved.name
+    context.adapter_versions = resolved.versions
     context.lease = resolved.lease
-    return resolved.model
+    return resolved
 
 
-async def wait_for_adapter(request: Request, services: Services, model: str) -> None:
-    """Have what `model` names loaded. When this returns, `start_generation` may use it at once.
+async def wait_for_adapter(request: Request, services: Services, model: Resolved) -> None:
+    """Have what `model` needs loaded. When this returns, `start_generation` may use it at once.
 
     Raises:
         MotetError: it cannot be loaded, or the client left or its time was over meanwhile; the
@@ -168,7 +175,7 @@ async def wait_for_adapter(request: Request, services: Services, model: str) -> 
 def start_generation(
     services: Services,
     params: GenerationParameters,
-    model: str,
+    model: Resolved,
     prompts: Sequence[list[int]],
     *,
     context: RequestContext,
@@ -246,22 +253,22 @@ def start_generation(
                 params,
                 sampling.stop_token_ids,
             )
-            digest = None if served.info is None else served.info.digest
             requests.append(
                 AddRequest(
                     request_id,
                     prompt,
                     sampling,
-                    digest,
+                    None if served.info is None else served.info.digest,
                     scope,
                     params.priority,
-                    returns_routing=params.return_routing,
+                    list(served.parts),
+                    params.return_routing,
                 )
             )
     stream, reservation = _submit(services, requests, num_prompt_tokens, context)
-    watch = GenerationWatch(services.metrics, served.label, context)
+    watch = GenerationWatch(services.metrics, model.label, context)
     timers = _deadline_timers(context, stream)
-    services.metrics.count_generation(kind_of(served.info))
+    services.metrics.count_generation(kind_of(served.info, has_parts=bool(served.parts)))
     return Generation(group, stream, choices, num_prompt_tokens, watch, reservation, timers, routed)
 
 

@@ -84,7 +84,7 @@ class Metrics:
         self._generations = Counter(
             "motet_generations",
             "Generation requests that the engine was given, by what they run on: base, adapter, "
-            "routed_set.",
+            "routed_set, composition.",
             ["kind"],
             registry=self._registry,
         )

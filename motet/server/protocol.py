@@ -28,7 +28,9 @@ from motet.adapters.roots import NAME_PATTERN
 from motet.server.field_types import (
     CacheSalt,
     LogitBias,
+    ModelName,
     NumLogprobs,
+    PartWeights,
     Priority,
     TemplateKwargs,
     User,
@@ -181,7 +183,8 @@ class GenerationParameters(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-    model: Annotated[str, Field(min_length=1, max_length=256)]
+    model: ModelName
+    lora: PartWeights | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(le=1), AfterValidator(_positive), AboveZero] = 1.0

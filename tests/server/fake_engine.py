@@ -91,6 +91,13 @@ def answer_token(prompt: list[int], digest: str | None, position: int) -> int:
     return prompt[(position + shift) % len(prompt)]
 
 
+def digests_of(request: AddRequest) -> list[str]:
+    """What it needs on the device: of a composition its parts, for the sum itself is nowhere."""
+    if request.parts:
+        return [part.digest for part in request.parts]
+    return [] if request.digest is None else [request.digest]
+
+
 def scripted_logprobs(
     token: int, place: int, num_top: int, *, vocab_size: int, seed: int = 0
 ) -> TokenLogprobs:
@@ -192,8 +199,7 @@ class FakeEngine:
             self._send(StepOutput(outputs))
 
     def _add(self, request: AddRequest) -> None:
-        known = request.digest is None or self._references[request.digest] > 0
-        if not known:
+        if not all(self._references[digest] > 0 for digest in digests_of(request)):
             self._fail(request, "adapter_not_found", "no such digest")
         elif self._options.fake_fails and FAIL_TOKEN in request.prompt_token_ids:
             self._fail(request, "internal_error", "the fake engine was told to fail")
@@ -202,10 +208,10 @@ class FakeEngine:
         else:
             self._running[request.request_id] = request
             self._num_cached[request.request_id] = self._look_up_prefix(request)
-            if request.digest is not None:
-                kind = "hits" if request.digest in self._resident else "misses"
+            for digest in digests_of(request):
+                kind = "hits" if digest in self._resident else "misses"
                 self._counts[f"num_adapter_{kind}"] += 1
-                self._make_resident(request.digest)
+                self._make_resident(digest)
 
     def _look_up_prefix(self, request: AddRequest) -> int:
         prompt = request.prompt_token_ids
@@ -232,8 +238,8 @@ class FakeEngine:
     def _is_used(self, digest: str) -> bool:
         return self._pins[digest] > 0 or self._num_users(digest) > 0
 
-    def _num_users(self, digest: str | None) -> int:
-        return sum(each.digest == digest for each in self._running.values())
+    def _num_users(self, digest: str) -> int:
+        return sum(digest in digests_of(each) for each in self._running.values())
 
     def _next(self, request: AddRequest) -> TokenOutput:
         request_id, sampling = request.request_id, request.sampling
@@ -331,7 +337,7 @@ class FakeEngine:
         return [digest for digest, count in self._references.items() if count > 0]
 
     def _stats(self, operation_id: str) -> EngineStats:
-        digests = {each.digest for each in self._running.values() if each.digest is not None}
+        digests = {digest for each in self._running.values() for digest in digests_of(each)}
         limit = self._options.fake_max_running
         num_total = self._options.fake_num_pages
         num_in_use = self._pages_of(each for each in self._resident if self._is_used(each))

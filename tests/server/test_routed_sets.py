@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from motet.core.errors import MotetError
+from motet.server.adapter import MAX_VERSIONS
 from motet.server.cli import app
 from tests.server.conftest import StartServer, write_adapter, write_set
 from tests.server.fake_engine import digest_of
@@ -55,8 +56,12 @@ def test_a_set_in_the_directory_is_a_model_like_any_other(
         [request] = server.events("AddRequest")
         assert request["digest"] == server.get("/v1/models/mix").json()["digest"]
         assert adapter(server, "red")["versions"][0]["state"] == "pending"
+        assert server.complete(model="red+blue").status_code == 200
+        assert code(server.complete(model="red+mix")) == (400, "invalid_value")
+        assert code(server.complete(model="red+blue", return_routing=True))[0] == 400
         metrics = server.get("/metrics").text
-        assert 'motet_generations_total{kind="routed_set"} 1.0' in metrics
+        for kind in ("routed_set", "composition"):
+            assert f'motet_generations_total{{kind="{kind}"}} 1.0' in metrics
 
 
 def test_what_a_set_is_made_of_is_shown(start_server: StartServer, sets_dir: Path) -> None:
@@ -116,6 +121,21 @@ def test_a_set_names_versions_by_their_digest(start_server: StartServer, sets_di
         assert loads(server)[-1] == ("newer", ["adapters/redder"])
 
 
+def test_the_same_set_with_other_names_is_no_new_version(
+    start_server: StartServer, sets_dir: Path
+) -> None:
+    """Its experts are looked up, and told of, by the names that it has now."""
+    write_adapter(sets_dir / "crimson", b"red")
+    write_set(sets_dir / "renamed", {"crimson": b"red", "blue": b"blue"})
+    with start_server(adapter_dir=sets_dir) as server:
+        assert server.complete(model="mix").status_code == 200
+        assert create(server, "mix", "renamed").status_code == 200
+        [version] = adapter(server, "mix")["versions"]
+        assert [each["name"] for each in version["routing"]["experts"]] == ["crimson", "blue"]
+        assert delete(server, "red").status_code == 200
+        assert code(delete(server, "crimson")) == (409, "adapter_in_use")
+
+
 def test_what_is_refused_is_not_there(start_server: StartServer, sets_dir: Path) -> None:
     with start_server(adapter_dir=sets_dir) as server:
         assert server.complete(model="red").status_code == 200
@@ -164,6 +184,20 @@ def test_an_expert_cannot_be_deleted_before_its_set(
             assert delete(server, name).status_code == 200
         num_loads = len(server.events("LoadAdapter"))
         wait_until(lambda: len(server.events("ReleaseAdapter")) == num_loads)
+
+
+def test_an_expert_outlives_the_oldest_versions_of_its_name(
+    start_server: StartServer, sets_dir: Path
+) -> None:
+    for number in range(MAX_VERSIONS + 1):
+        write_adapter(sets_dir / f"step-{number}", b"x" * (number + 1))
+    with start_server(adapter_dir=sets_dir) as server:
+        assert server.complete(model="red").status_code == 200
+        assert server.complete(model="mix").status_code == 200
+        for number in range(MAX_VERSIONS + 1):
+            assert create(server, "red", f"step-{number}").status_code == 200
+        kept = [each["version"] for each in adapter(server, "red")["versions"]]
+        assert kept == [1, *range(4, MAX_VERSIONS + 3)]
 
 
 def test_a_copy_of_an_expert_can_be_deleted(start_server: StartServer, sets_dir: Path) -> None:

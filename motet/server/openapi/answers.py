@@ -54,7 +54,7 @@ class Routing(TypedDict):
     shared: Annotated[list[str], Field(description="Digests.")]
 
 
-Kind = Literal["adapter", "routed_set"]
+Kind = Literal["adapter", "routed_set", "composition"]
 
 
 class Model(TypedDict):
@@ -74,6 +74,9 @@ class Model(TypedDict):
     max_rank: NotRequired[int | None]
     num_pages: NotRequired[int | None]
     pinned: NotRequired[bool]
+    composition: NotRequired[
+        Annotated[dict[str, float] | None, Field(description="Weights, by version.")]
+    ]
 
 
 class ModelList(TypedDict):

@@ -23,9 +23,12 @@ VersionNumber = Annotated[int, Field(ge=1)]
 
 
 class AdapterSource(TypedDict):
-    """Where the files are from. The first two kinds are directories that the operator named."""
+    """Where the files are from. The first two kinds are directories that the operator named.
 
-    type: Literal["directory", "static", "path", "hf", "s3"]
+    A composition has none, and as its `uri` the versions that it is made of.
+    """
+
+    type: Literal["directory", "static", "path", "hf", "s3", "composition"]
     uri: str
     revision: str | None
 
@@ -41,6 +44,10 @@ class AdapterVersion(TypedDict):
     routing: Annotated[Routing | None, Field(description="Of a routed set.")]
     digest: str | None
     source: AdapterSource
+    composition: Annotated[
+        dict[str, float] | None,
+        Field(description="Weights, by version, of what it is made of; null of an adapter."),
+    ]
     max_rank: int | None
     modules: list[str] | None
     num_parameters: int | None
