@@ -293,6 +293,7 @@ def loaded_by(module: str, among: tuple[str, ...] = HEAVY) -> set[str]:
         "motet",
         "motet.core.messages",
         "motet.core.config",
+        "motet.adapters.router_config",
         "motet.memory.geometry",
         "motet.memory.residency",
         "motet.scheduler.scheduler",

@@ -1,43 +1,20 @@
-"""Bytes of an adapter's files to plain values: strict JSON, and safetensors.
+"""Bytes of a safetensors file to tensors.
 
-Owns: what is accepted as JSON and as a safetensors file, whoever wrote the bytes.
-Does not know: where the bytes came from, nor what fields and tensors mean.
+Owns: what is accepted as a safetensors file, whoever wrote the bytes.
+Does not know: where the bytes came from, nor what tensors mean.
 """
-
-import json
-from collections import Counter
 
 import safetensors.torch
 from torch import Tensor
 
 from motet.adapters.roots import quote
+from motet.adapters.strict_json import parse_object
 from motet.core.errors import AdapterError
 
 MAX_HEADER_BYTES = 16 << 20
 
 _LENGTH_BYTES = 8  # a safetensors file begins with the length of its header, little-endian
 _DTYPES = ("F32", "F16", "BF16")
-
-
-def parse_object(content: bytes, name: str, code: str = "invalid_adapter") -> dict[str, object]:
-    """A JSON object without repeated keys and without NaN or Infinity.
-
-    Raises:
-        AdapterError: with this `code`, and a message that begins with `name`.
-    """
-    try:
-        parsed = json.loads(
-            content.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constant
-        )
-    except RecursionError:
-        raise AdapterError(f"{name} is nested too deeply.", code=code) from None
-    except ValueError as error:  # bad JSON, bad UTF-8, repeated keys, integers of absurd length
-        raise AdapterError(
-            f"{name} is not valid JSON: {quote(str(error))}. Save the adapter again.", code=code
-        ) from None
-    if not isinstance(parsed, dict):
-        raise AdapterError(f"{name} holds a {type(parsed).__name__}, not an object.", code=code)
-    return parsed
 
 
 def parse_tensors(content: bytes, name: str) -> dict[str, Tensor]:
@@ -73,18 +50,6 @@ def _read_header(content: bytes, name: str) -> dict[str, object]:
         raise _corrupt(name, f"the header has {length} bytes, more than {MAX_HEADER_BYTES}")
     header = content[_LENGTH_BYTES : _LENGTH_BYTES + length]
     return parse_object(header, f"The header of {name}", code="corrupt_adapter")
-
-
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the key {quote(repeated)} is given more than once")
-    return unique
-
-
-def _no_constant(text: str) -> object:
-    raise ValueError(f"{text} is not a JSON number")
 
 
 def _corrupt(name: str, reason: str) -> AdapterError:

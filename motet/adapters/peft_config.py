@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from motet.adapters.patterns import first_matches
 from motet.adapters.roots import quote
+from motet.adapters.unconverted import refuse_unconverted
 from motet.core.errors import AdapterError
 
 Rank = Annotated[int, Field(ge=1)]
@@ -135,6 +136,7 @@ def parse_lora_config(raw: Mapping[str, object]) -> PeftLoraConfig:
         AdapterError: "unsupported_adapter" for what is valid but not computed here, else
             "invalid_adapter". The message names the field.
     """
+    refuse_unconverted(raw)
     if raw.get("peft_type") != "LORA":
         raise AdapterError(
             f"peft_type is {_show(raw.get('peft_type'))}; expected 'LORA'. Other methods can be "

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from motet.adapters import checkpoint as checkpoint_module
-from motet.adapters import parsing
+from motet.adapters import files, parsing
 from motet.adapters.checkpoint import read_checkpoint
 from motet.adapters.peft_lora import load_adapter
 from motet.core.errors import AdapterError
@@ -256,7 +256,7 @@ def test_change_while_reading(adapter, tmp_path, monkeypatch, name, how):
             other.rename(adapter),
         ),
     }
-    original = checkpoint_module._RegularFile.read
+    original = files.RegularFile.read
     pending = [changes[how]]
 
     def read(self, max_bytes):
@@ -264,7 +264,7 @@ def test_change_while_reading(adapter, tmp_path, monkeypatch, name, how):
             pending.pop()()
         return original(self, max_bytes)
 
-    monkeypatch.setattr(checkpoint_module._RegularFile, "read", read)
+    monkeypatch.setattr(files.RegularFile, "read", read)
     code, _ = refused(adapter)
     assert not pending
     assert code in ("corrupt_adapter", "invalid_adapter")
