@@ -52,9 +52,7 @@ class Layout(Enum):
     GATHERED = auto()
 
 
-def layout_of(
-    num_tokens: int, max_choices: int, num_sets: int, most_experts: int, rows: int
-) -> Layout:
+def layout_of(num_choices: int, num_experts: int, rows: int) -> Layout:
     """The layout for a batch, from what the host knows of it.
 
     A set of few rows is read whole as soon as its tokens choose about as often as it has experts:
@@ -63,14 +61,10 @@ def layout_of(
     several times, for its rows to be read once for all of these.
 
     Args:
-        num_tokens: of all sets.
-        max_choices: most experts that a token chooses.
-        num_sets: sets in the batch.
-        most_experts: of any set.
+        num_choices: most choices of all tokens in one projection.
+        num_experts: of all sets of the batch.
         rows: rank rows of all experts of a set in one projection.
     """
-    num_choices = num_tokens * max_choices
-    num_experts = num_sets * most_experts
     if rows <= MAX_STACK_ROWS and num_choices >= num_experts:
         return Layout.STACKED
     return Layout.GROUPED if num_choices >= MIN_GROUP * num_experts else Layout.GATHERED
@@ -90,12 +84,10 @@ def shrink_routed(
         x, pool: as for `lora_triton.shrink`.
     """
     _check(routed)
-    num_sets, most_experts = routed.expert_slots.shape
     if routed.gates.num_pairs == 0:
         return lora_triton.shrink(x, pool, tables, routed.gates, layer, projections), routed.gates
-    layout = layout_of(
-        routed.gates.num_pairs, routed.max_choices, num_sets, most_experts, most_rows(routed)
-    )
+    num_choices = routed.gates.num_pairs * routed.max_choices
+    layout = layout_of(num_choices, routed.expert_slots.numel(), most_rows(routed))
     return shrink_in(layout, x, pool, tables, routed, layer, projections)
 
 

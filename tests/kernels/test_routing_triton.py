@@ -165,12 +165,12 @@ def test_a_batch_without_routed_tokens_costs_nothing(generator: torch.Generator)
 
 def test_the_layout_follows_from_what_the_host_knows() -> None:
     small, large = 28 * 8, MAX_STACK_ROWS + 1
-    assert layout_of(16, 2, 1, 28, small) is Layout.STACKED
-    assert layout_of(4096, 2, 1, 28, small) is Layout.STACKED
-    assert layout_of(1, 2, 1, 28, small) is Layout.GATHERED  # most experts are not chosen
-    assert layout_of(16, 2, 1, 28, large) is Layout.GATHERED
-    assert layout_of(4096, 2, 1, 28, large) is Layout.GROUPED
-    assert layout_of(16, 2, 8, 28, small) is Layout.GATHERED  # of eight sets
+    assert layout_of(2 * 16, 28, small) is Layout.STACKED
+    assert layout_of(2 * 4096, 28, small) is Layout.STACKED
+    assert layout_of(2, 28, small) is Layout.GATHERED  # most experts are not chosen
+    assert layout_of(2 * 16, 28, large) is Layout.GATHERED
+    assert layout_of(2 * 4096, 28, large) is Layout.GROUPED
+    assert layout_of(2 * 16, 8 * 28, small) is Layout.GATHERED  # of eight sets
 
 
 @pytest.mark.parametrize(
