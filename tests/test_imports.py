@@ -16,7 +16,8 @@ PACKAGE = ROOT / "motet"
 
 # ARCHITECTURE: imports run downward only. A part may always import itself.
 ALLOWED = {
-    "server": {"engine", "scheduler", "memory", "adapters", "core"},
+    "server": {"engine", "scheduler", "memory", "adapters", "training", "core"},
+    "training": {"adapters", "models", "core"},
     "engine": {"scheduler", "memory", "adapters", "models", "kernels", "core"},
     "scheduler": {"memory", "core"},
     "memory": {"kernels", "core"},
