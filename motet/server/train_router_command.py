@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from motet.training.evaluate import Evaluation
     from motet.training.fit import StepLosses
 
+_STEPS_BETWEEN_LINES = 20
+
 
 def train_router(
     method: Annotated[Method, typer.Option(help="How experts are chosen.")],
@@ -115,8 +117,11 @@ def train_router(
 
 
 def _run(options: TrainingOptions) -> Evaluation | None:
+    from transformers.utils.logging import disable_progress_bar
+
     from motet.training.train_router import train_router
 
+    disable_progress_bar()  # it would draw over ours
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:
@@ -133,6 +138,9 @@ class _Bars:
     def on_step(self, num_done: int, losses: StepLosses) -> None:
         note = f"answers {losses.answer:.3f}, labels {losses.label:.3f}"
         self._progress.update(self._task, completed=num_done, note=note)
+        # A log has no bar.
+        if not self._progress.console.is_terminal and num_done % _STEPS_BETWEEN_LINES == 0:
+            self._progress.console.print(f"step {num_done}: {note}")
 
     def on_part(self, name: str) -> None:
         self._progress.update(self._task, description="Evaluating", note=name)

@@ -6,6 +6,8 @@ Does not know: how it is compared with a token.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -15,17 +17,16 @@ from motet.training.experts import Experts
 
 
 def prototype_gates(
-    experts: Experts, shape: ModelShape, modules: tuple[Module, ...]
+    experts: Experts, shape: ModelShape, keys: Iterable[tuple[int, Module]]
 ) -> dict[tuple[int, Module], Tensor]:
     """Prototypes as gates, float32 [num_experts, in_features]; 0 where an expert has none."""
     gates = {}
-    for layer in range(shape.num_layers):
-        for module in modules:
-            gate = torch.zeros(len(experts), shape.in_features(module))
-            for expert, each in enumerate(experts.deltas):
-                if delta := each.deltas.get((layer, module)):
-                    gate[expert] = prototype(delta)
-            gates[layer, module] = gate
+    for layer, module in keys:
+        gate = torch.zeros(len(experts), shape.in_features(module))
+        for expert, each in enumerate(experts.deltas):
+            if delta := each.deltas.get((layer, module)):
+                gate[expert] = prototype(delta)
+        gates[layer, module] = gate
     return gates
 
 
@@ -37,5 +38,5 @@ def prototype(delta: Delta) -> Tensor:
     """
     q_a, r_a = torch.linalg.qr(delta.a.T.double())
     r_b = torch.linalg.qr(delta.b.double()).R
-    right = torch.linalg.svd(r_b @ r_a.T).Vh[0]
-    return (q_a @ right).float()
+    right: Tensor = q_a @ torch.linalg.svd(r_b @ r_a.T).Vh[0]
+    return right.float()

@@ -48,15 +48,18 @@ class Experts:
     def __len__(self) -> int:
         return len(self.names)
 
-    def bank(self, layer: int, module: Module) -> Bank | None:
-        """The experts side by side; None where none of them touches the projection."""
+    @property
+    def touched(self) -> list[tuple[int, Module]]:
+        """The projections that at least one expert touches, in order of layer and module."""
+        return sorted({key for each in self.deltas for key in each.deltas})
+
+    def bank(self, layer: int, module: Module) -> Bank:
+        """The experts side by side in a projection that is touched."""
         found = [
             (expert, each.deltas[layer, module])
             for expert, each in enumerate(self.deltas)
             if (layer, module) in each.deltas
         ]
-        if not found:
-            return None
         ranks = torch.tensor([delta.rank for _, delta in found])
         owner_of = torch.tensor([expert for expert, _ in found]).repeat_interleave(ranks)
         return Bank(

@@ -71,7 +71,7 @@ def fit(
             loss, losses = _told_loss(model, batch)
         else:
             loss, losses = _free_loss(model, batch, recipe, served)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters.values(), MAX_GRADIENT_NORM)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

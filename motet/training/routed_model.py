@@ -20,7 +20,7 @@ from torch.nn.functional import linear, one_hot
 
 from motet.adapters.peft_targets import MODULE_PATHS
 from motet.core.routing import RoutingRule, Score, Share
-from motet.core.shape import MODULES, Module
+from motet.core.shape import Module
 from motet.training.encoding import Batch
 from motet.training.experts import Bank, Experts
 
@@ -68,22 +68,24 @@ class Routing:
 class RoutedLinear(nn.Module):
     """A frozen linear layer, the experts' factors beside it, and a gate for each expert."""
 
-    def __init__(self, base: nn.Linear, bank: Bank | None, gate: Tensor | None, routing: Routing):
+    a: Tensor
+    b: Tensor
+    owners: Tensor
+
+    def __init__(self, base: nn.Linear, bank: Bank, gate: Tensor | None, routing: Routing) -> None:
         super().__init__()
         self.base = base
         self.routing = routing
         self.gate = None if gate is None else nn.Parameter(gate)
-        self.has_experts = bank is not None
-        if bank is not None:
-            dtype = base.weight.dtype
-            self.register_buffer("a", bank.a.to(dtype), persistent=False)
-            self.register_buffer("b", bank.b.to(dtype), persistent=False)
-            self.register_buffer("owners", bank.owners, persistent=False)
+        dtype = base.weight.dtype
+        self.register_buffer("a", bank.a.to(dtype), persistent=False)
+        self.register_buffer("b", bank.b.to(dtype), persistent=False)
+        self.register_buffer("owners", bank.owners, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
         weights = self._weights(x)
-        if weights is None or not self.has_experts:
+        if weights is None:
             return y
         of_ranks = (weights @ self.owners).to(x.dtype)
         return y + linear(linear(x, self.a) * of_ranks, self.b)
@@ -116,7 +118,8 @@ class RoutedModel:
         model: changed in place: its routed projections are replaced, its weights frozen.
         experts: what the gates choose among.
         rule: how they choose.
-        gates: float32 [num_experts, in_features] by (layer, module), where there is a gate.
+        gates: float32 [num_experts, in_features] by (layer, module), where there is a gate;
+            only where an expert is.
     """
 
     def __init__(
@@ -130,16 +133,13 @@ class RoutedModel:
         self.routing = Routing(rule)
         self._layers: dict[tuple[int, Module], RoutedLinear] = {}
         model.requires_grad_(False)
-        for layer, block in enumerate(model.model.layers):
-            for module in MODULES:
-                parent_name, name = MODULE_PATHS[module].split(".")
-                parent = getattr(block, parent_name)
-                gate = gates.get((layer, module))
-                routed = RoutedLinear(
-                    getattr(parent, name), experts.bank(layer, module), gate, self.routing
-                )
-                setattr(parent, name, routed)
-                self._layers[layer, module] = routed
+        for layer, module in experts.touched:
+            parent_name, name = MODULE_PATHS[module].split(".")
+            parent = getattr(model.model.layers[layer], parent_name)
+            bank, gate = experts.bank(layer, module), gates.get((layer, module))
+            routed = RoutedLinear(getattr(parent, name), bank, gate, self.routing)
+            setattr(parent, name, routed)
+            self._layers[layer, module] = routed
 
     @property
     def gates(self) -> dict[tuple[int, Module], nn.Parameter]:
@@ -192,7 +192,8 @@ class RoutedModel:
     @contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
         """Within this, what gates compute is appended to the list; see `Routing.products`."""
-        self.routing.products = products = []
+        products: list[Tensor] = []
+        self.routing.products = products
         try:
             yield products
         finally:

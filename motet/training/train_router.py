@@ -16,16 +16,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from motet.core.errors import ConfigError
 from motet.core.routing import RoutingRule
-from motet.core.shape import ModelShape, Module
+from motet.core.shape import Module
 from motet.models.config import load_config
 from motet.training.arrow import prototype_gates
 from motet.training.card import write_card
 from motet.training.checkpoint import CHECKPOINT_NAME
 from motet.training.encoding import Encoded, batches, encode
 from motet.training.evaluate import Evaluation, evaluate
-from motet.training.examples import read_examples
-from motet.training.experts import Experts, load_experts
+from motet.training.examples import Example, read_examples
+from motet.training.experts import load_experts
 from motet.training.fit import StepLosses, fit
 from motet.training.methods import METHODS, serving_rule, training_rule
 from motet.training.options import TrainingOptions
@@ -56,40 +57,25 @@ def train_router(options: TrainingOptions, watcher: Watcher) -> Evaluation | Non
         AdapterError: an expert cannot be used with this base.
         ModelError: the base cannot be read.
     """
-    shape = load_config(options.base).shape
-    experts = load_experts(options.experts, shape)
-    index = {name: expert for expert, name in enumerate(experts.names)}
-    tokenizer = AutoTokenizer.from_pretrained(options.base)
+    run = _Run(options)
     # All input is read before the first step: a mistake in it should not cost an hour.
-    held_out = read_examples(options.held_out, index) if options.held_out else []
-    train = read_examples(options.data, index) if options.data else []
-    rule = serving_rule(options.method, options.used_top_k, options.temperature)
+    train = run.read(options.data, learns_prompts=options.learns_prompts)
+    held_out = run.read(options.held_out)
     options.out.mkdir(parents=True, exist_ok=True)
     if train:
-        model = _untrained(options, shape, experts, rule)
-        to_learn = [
-            encode(tokenizer, example, index, learns_prompts=options.learns_prompts)
-            for example in train
-        ]
-        _train(options, model, to_learn, rule, experts, watcher)
-        write_gates(options.out, model.named_gates)
-    gates = _served_gates(options, shape, experts)
-    measured = None
-    if held_out:
-        model = _routed_model(options.base, torch.float32, experts, rule, gates)
-        encoded = [encode(tokenizer, example, index) for example in held_out]
-        measured = evaluate(model, tokenizer, experts.names, held_out, encoded, watcher.on_part)
+        _train(run, [encoded for _, encoded in train], watcher)
+    measured = _evaluate(run, held_out, watcher) if held_out else None
     write_config(
         options.out,
         method=options.method,
-        rule=rule,
+        rule=run.rule,
         base_name=options.base_name,
-        shape=shape,
-        experts=experts,
+        shape=run.shape,
+        experts=run.experts,
         provenance=provenance(options),
         evaluation={} if measured is None else msgspec.to_builtins(measured),
     )
-    write_card(options, experts, measured)
+    write_card(options, run.experts, measured)
     (options.out / CHECKPOINT_NAME).unlink(missing_ok=True)  # there is nothing left to go on with
     return measured
 
@@ -109,62 +95,82 @@ def provenance(options: TrainingOptions) -> dict[str, object]:
     }
 
 
-def _untrained(
-    options: TrainingOptions, shape: ModelShape, experts: Experts, rule: RoutingRule
-) -> RoutedModel:
-    """All gates are 0, so at first no expert is preferred."""
-    gates = {
-        (layer, module): torch.zeros(len(experts), shape.in_features(module))
-        for layer in range(shape.num_layers)
-        for module in METHODS[options.method].modules
+class _Run:
+    """What the parts of a run share; nothing of it changes.
+
+    Attributes:
+        rule: the one that the router will be served by.
+        keys: the projections with gates: those of the method that an expert touches.
+    """
+
+    def __init__(self, options: TrainingOptions) -> None:
+        self.options = options
+        self.shape = load_config(options.base).shape
+        self.experts = load_experts(options.experts, self.shape)
+        self.rule = serving_rule(options.method, options.used_top_k, options.temperature)
+        modules = METHODS[options.method].modules
+        self.keys = [key for key in self.experts.touched if key[1] in modules]
+        if not self.keys:
+            raise ConfigError(
+                f"No expert touches a projection that {options.method} routes: "
+                f"{', '.join(module.name for module in modules)}. Choose another method.",
+                param="method",
+            )
+        self.tokenizer = AutoTokenizer.from_pretrained(options.base, local_files_only=True)
+
+    def read(
+        self, path: Path | None, *, learns_prompts: bool = False
+    ) -> list[tuple[Example, Encoded]]:
+        """The examples of a file, each with its tokens; none without a file."""
+        if path is None:
+            return []
+        index = {name: expert for expert, name in enumerate(self.experts.names)}
+        return [
+            (each, encode(self.tokenizer, each, index, learns_prompts=learns_prompts))
+            for each in read_examples(path, index)
+        ]
+
+    def routed_model(self, dtype: torch.dtype, rule: RoutingRule, gates: Gates) -> RoutedModel:
+        base = self.options.base
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True)
+        return RoutedModel(model.eval(), self.experts, rule, gates)  # served without dropout
+
+
+def _train(run: _Run, examples: list[Encoded], watcher: Watcher) -> None:
+    """Learn gates and write them. At first all are 0, so no expert is preferred."""
+    options, num_experts = run.options, len(run.experts)
+    untrained = {
+        (layer, module): torch.zeros(num_experts, run.shape.in_features(module))
+        for layer, module in run.keys
     }
-    trained_by = training_rule(options.method, rule, len(experts))
-    dtype = getattr(torch, options.dtype.value)
-    return _routed_model(options.base, dtype, experts, trained_by, gates)
-
-
-def _routed_model(
-    base: Path, dtype: torch.dtype, experts: Experts, rule: RoutingRule, gates: Gates
-) -> RoutedModel:
-    # No dropout: the experts are what is served.
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True).eval()
-    return RoutedModel(model, experts, rule, gates)
-
-
-def _train(
-    options: TrainingOptions,
-    model: RoutedModel,
-    examples: list[Encoded],
-    rule: RoutingRule,
-    experts: Experts,
-    watcher: Watcher,
-) -> None:
-    run = provenance(options) | {
+    rule = training_rule(options.method, run.rule, num_experts)
+    model = run.routed_model(getattr(torch, options.dtype.value), rule, untrained)
+    described = provenance(options) | {
         "method": options.method.value,
-        "experts": list(experts.digests),
-        "top_k": rule.top_k,
-        "temperature": rule.temperature,
+        "experts": list(run.experts.digests),
+        "top_k": run.rule.top_k,
+        "temperature": run.rule.temperature,
     }
     fit(
         model,
         batches(examples, options.tokens_per_step, options.seed),
         options.recipe,
-        rule,
+        run.rule,
         options.out / CHECKPOINT_NAME,
-        run,
+        described,
         resumes=options.resumes,
         on_step=watcher.on_step,
     )
+    write_gates(options.out, model.named_gates)
 
 
-def _served_gates(options: TrainingOptions, shape: ModelShape, experts: Experts) -> Gates:
-    """The gates as a server has them: trained ones rounded to the dtype of their file."""
-    modules = METHODS[options.method].modules
-    if not METHODS[options.method].is_trained:
-        return prototype_gates(experts, shape, modules)
-    stored = load_file(options.out / WEIGHTS_NAME)
-    return {
-        (layer, module): stored[gate_name(layer, module)].float()
-        for layer in range(shape.num_layers)
-        for module in modules
-    }
+def _evaluate(run: _Run, held_out: list[tuple[Example, Encoded]], watcher: Watcher) -> Evaluation:
+    """With the gates as a server has them: trained ones rounded to the dtype of their file."""
+    if METHODS[run.options.method].is_trained:
+        stored = load_file(run.options.out / WEIGHTS_NAME)
+        gates = {key: stored[gate_name(*key)].float() for key in run.keys}
+    else:
+        gates = prototype_gates(run.experts, run.shape, run.keys)
+    model = run.routed_model(torch.float32, run.rule, gates)
+    examples, encoded = zip(*held_out, strict=True)
+    return evaluate(model, run.tokenizer, run.experts.names, examples, encoded, watcher.on_part)

@@ -21,7 +21,7 @@ def test_a_prototype_is_the_first_right_singular_vector(tmp_path: Path) -> None:
 
 def test_an_expert_that_leaves_a_projection_alone_has_a_gate_of_zero(tmp_path: Path) -> None:
     experts = load_experts(write_experts(tmp_path), SHAPE)
-    gates = prototype_gates(experts, SHAPE, MODULES)
+    gates = prototype_gates(experts, SHAPE, experts.touched)
     assert set(gates) == {(layer, module) for layer in range(2) for module in MODULES}
     assert not gates[0, Module.V][1].any()
     assert gates[0, Module.V].shape == (2, SHAPE.in_features(Module.V))

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from motet.core.errors import AdapterError, ConfigError, ModelError
-from motet.core.shape import MODULES, ModelShape
+from motet.core.shape import MODULES, ModelShape, Module
 from motet.training import fit as fit_module
 from motet.training.experts import load_experts
 from motet.training.fit import StepLosses
 from motet.training.methods import Method
 from motet.training.options import TrainingOptions
 from motet.training.train_router import train_router
-from tests.adapters.make import write_lora
+from tests.adapters.make import AdapterSpec, write_lora
 from tests.training.tiny import SHAPE, write_base, write_examples, write_experts
 
 STEPS = 12
@@ -182,6 +182,14 @@ def test_an_expert_of_another_base_is_refused_by_name(world: Path, tmp_path: Pat
     with pytest.raises(AdapterError, match="Expert stranger:") as error:
         train_router(asked, Watcher())
     assert error.value.code == "wrong_base_model"
+
+
+def test_experts_that_the_method_does_not_route_are_refused(world: Path, tmp_path: Path) -> None:
+    spec = AdapterSpec(modules=(Module.UP,))
+    mlp_alone = tuple(write_lora(tmp_path / name, SHAPE, spec) for name in ("upper", "lower"))
+    asked = replace(options(world, tmp_path / "out", Method.LORA_MIXER), experts=mlp_alone)
+    with pytest.raises(ConfigError, match="No expert touches a projection that lora_mixer routes"):
+        train_router(asked, Watcher())
 
 
 def test_a_base_that_is_none_is_refused(world: Path, tmp_path: Path) -> None:
