@@ -181,6 +181,18 @@ def test_imports_run_downward(path: Path) -> None:
     assert direction_errors(path, parse(path)) == []
 
 
+def test_training_is_reached_from_its_command_alone() -> None:
+    """It loads what no server needs."""
+    importers = {
+        item.path.relative_to(PACKAGE).as_posix()
+        for path in python_files(PACKAGE)
+        if part_of(path) != "training"
+        for item in imports_of(path, parse(path))
+        if item.parts[:2] == ["motet", "training"]
+    }
+    assert importers == {"server/train_router_command.py"}
+
+
 def test_nothing_imports_through_the_links() -> None:
     files = python_files(PACKAGE, *(ROOT / folder for folder in sorted(NOT_SHIPPED)))
     assert [error for path in files for error in link_errors(path, parse(path))] == []

@@ -117,11 +117,12 @@ class TrainingOptions:
     @property
     def recipe(self) -> Recipe:
         facts = METHODS[self.method]
+        label_weight = self.label_weight if facts.has_labels else 0.0
         return Recipe(
-            num_told_steps=round(TOLD_SHARE * self.steps) if facts.has_labels else 0,
-            num_steps=self.steps,
+            num_told_steps=round(TOLD_SHARE * self.steps) if label_weight else 0,
+            num_steps=self.steps if facts.is_trained else 0,
             peak_rate=PEAK_RATE,
-            label_weight=self.label_weight if facts.has_labels else 0.0,
+            label_weight=label_weight,
             balance=self.balance if facts.is_soft_in_training else 0.0,
             entropy=self.entropy if facts.is_soft_in_training else 0.0,
         )
