@@ -14,11 +14,16 @@ from torch import Tensor
 
 from benchmarks.routing_cases import METHODS, PER_PROJECTION
 from benchmarks.routing_parity import Parity, measure
+from motet.kernels.cpu_backend import CpuKernels
 from motet.kernels.reference_backend import ReferenceKernels
 from motet.kernels.types import Kernels, LoraPairs, LoraTables, Projection, RoutedTokens
 
 # A batch of each backend's ways through the layers.
-BATCHES: dict[str, tuple[Kernels, Sequence[str]]] = {"reference": (ReferenceKernels(), METHODS)}
+BATCHES: dict[str, tuple[Kernels, Sequence[str]]] = {
+    "reference": (ReferenceKernels(), METHODS),
+    "cpu": (CpuKernels(), METHODS),
+    "cpu-compiled": (CpuKernels(), PER_PROJECTION),  # a batch with blocks runs layer by layer
+}
 LIMIT = 1e-4
 
 
