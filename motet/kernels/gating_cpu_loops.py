@@ -41,7 +41,7 @@ are fewer, and of their weights, float32 of the same shape."""
 
 
 @compiled()
-def num_routed(gates: Pairs) -> int:
+def num_routed(gates: Pairs) -> Any:
     """How many tokens are routed."""
     _, _, starts, _, num_segments, _ = gates
     return int64(ints(starts, num_segments + 1)[num_segments])
@@ -115,14 +115,14 @@ def choose_gates(
 
 
 @compiled()
-def _table_entry(tables: Tables, siblings: Siblings, slot: int, s: int) -> int:
+def _table_entry(tables: Tables, siblings: Siblings, slot: int, s: int) -> Any:
     """Where the tables of run starts and ranks speak of a slot and a projection."""
     _, _, _, table_base, table_stride = tables
     return int64(slot * table_stride + table_base + ints(siblings[0] + 12 * s, 1)[0])
 
 
 @compiled()
-def _rank(tables: Tables, siblings: Siblings, slot: int, s: int) -> int:
+def _rank(tables: Tables, siblings: Siblings, slot: int, s: int) -> Any:
     return int64(ints(tables[2] + 4 * _table_entry(tables, siblings, slot, s), 1)[0])
 
 

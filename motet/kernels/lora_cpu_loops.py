@@ -87,13 +87,13 @@ def _plan(tables: Tables, pairs: Pairs, siblings: Siblings, side: int) -> Any:
 
 
 @compiled()
-def _unit_cost(run: Plan) -> int:
+def _unit_cost(run: Plan) -> Any:
     """What one rank row of a run costs, in reading it and in serving the run's pairs."""
     return int64(READ_COST + run[1] - run[0])
 
 
 @compiled()
-def _num_row_blocks(run: Plan) -> int:
+def _num_row_blocks(run: Plan) -> Any:
     return (run[3] + ROW_BLOCK - 1) // ROW_BLOCK
 
 
