@@ -87,6 +87,27 @@ def routed_batch(arrays: BatchArrays, pool: DevicePool, *, per_block: bool) -> R
     return RoutedBatch(_routed_tokens(gates, sizes, sets, pool), routed, starts[1:] - 1)
 
 
+def without_gates(gates: LoraPairs, pool: DevicePool) -> RoutedTokens:
+    """Tokens whose router has no gates, and so no experts: for a step that warms up.
+
+    Args:
+        gates: pairs of the tokens with the empty slot.
+        pool: whose slot that is.
+    """
+    device = pool.data.device
+    return RoutedTokens(
+        gates=gates,
+        sets=torch.zeros(gates.num_pairs, dtype=torch.int32, device=device),
+        expert_slots=upload(np.array([[pool.empty_slot]]), torch.int32, device),
+        rules=upload(np.array([_columns(RoutingRule(top_k=1))]), torch.int32, device),
+        inverse_temperatures=torch.ones(1, device=device),
+        thresholds=torch.full((1,), -torch.inf, device=device),
+        max_choices=1,
+        max_rank=1,
+        usage=torch.zeros(gates.num_pairs, 1, device=device),
+    )
+
+
 def _routed(index: int, sequence: Sequence) -> RoutedChunk | None:
     """None for a chunk of a composition."""
     members, slots = sequence.members, sequence.member_slots

@@ -23,7 +23,7 @@ from motet.engine.logprobs import (
     prompt_rows,
 )
 from motet.engine.lora_batch import lora_batch, max_fixed_rank
-from motet.engine.routed_batch import PendingRouting, pending_routing
+from motet.engine.routed_batch import PendingRouting, pending_routing, without_gates
 from motet.engine.sampler import SampledTokens, SamplingRow, sample
 from motet.engine.token_mask import token_mask
 from motet.engine.transfer import Download, Values, upload
@@ -164,7 +164,9 @@ class ModelRunner:
             attention=attention,
             positions=zero,
             kv_slots=zero,
-            lora=LoraContext(tables=self._pool.tables, pairs=pairs),
+            lora=LoraContext(
+                tables=self._pool.tables, pairs=pairs, routed=without_gates(pairs, self._pool)
+            ),
         )
         self._decoder.forward(zero, zero, context)
         if self._graphs is not None:
