@@ -1,4 +1,5 @@
-"""The command line: `motet serve`, `adapters`, `keys`, `top`, `complete` and `check`.
+"""The command line: `motet serve`, `adapters`, `keys`, `top`, `complete`, `check` and
+`import-router`.
 
 Owns: which commands there are.
 Does not know: their options and how anything is done; each is a module of its own.
@@ -8,7 +9,15 @@ from __future__ import annotations
 
 import typer
 
-from motet.server import check, keys_command, remote, remote_adapters, serve_command, top
+from motet.server import (
+    check,
+    import_command,
+    keys_command,
+    remote,
+    remote_adapters,
+    serve_command,
+    top,
+)
 
 app = typer.Typer(
     help="Motet serves thousands of LoRA adapters over one base model.",
@@ -35,6 +44,7 @@ keys_app.command("revoke")(keys_command.revoke)
 app.command("top")(top.top)
 app.command("complete")(remote.complete)
 app.command("check")(check.check)
+app.command("import-router")(import_command.import_router)
 
 
 def main() -> None:
