@@ -45,12 +45,20 @@ def _prototype(delta: Delta) -> _Matrix:
     rank. With S the square root of B^T B that is S u, where u is the top eigenvector of the
     symmetric S A A^T S. In float64, since products of stored values are squared here.
     """
-    a, b = (t.numpy().astype(np.float64) for t in (delta.a, delta.b))
-    b_squared, a_squared = b.T @ b, a @ a.T
-    values, vectors = np.linalg.eigh(b_squared)
+    a, b_rows = (np.ascontiguousarray(t.numpy(), np.float64) for t in (delta.a, delta.b.T))
+    values, vectors = np.linalg.eigh(_gram(b_rows))
     root = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
-    direction: _Matrix = a.T @ (root @ np.linalg.eigh(root @ a_squared @ root)[1][:, -1])
+    top = root @ np.linalg.eigh(root @ _gram(a) @ root)[1][:, -1]
+    direction: _Matrix = np.einsum("r,ri->i", top, a)
     norm = np.linalg.norm(direction)
     if norm > 0.0:
         direction *= np.sign(direction[np.abs(direction).argmax()]) / norm
     return direction
+
+
+def _gram(rows: _Matrix) -> _Matrix:
+    """Products of each row with each: [rank, rank]."""
+    # Not by BLAS, which shares long sums out over threads that the running step needs: on a busy
+    # machine a prototype then took 40 times as long.
+    products: _Matrix = np.einsum("ri,si->rs", rows, rows)
+    return products

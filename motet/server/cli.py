@@ -1,5 +1,5 @@
 """The command line: `motet serve`, `adapters`, `keys`, `top`, `complete`, `check` and
-`train-router`.
+`import-router` and `train-router`.
 
 Owns: which commands there are.
 Does not know: their options and how anything is done; each is a module of its own.
@@ -11,6 +11,7 @@ import typer
 
 from motet.server import (
     check,
+    import_command,
     keys_command,
     remote,
     remote_adapters,
@@ -44,6 +45,7 @@ keys_app.command("revoke")(keys_command.revoke)
 app.command("top")(top.top)
 app.command("complete")(remote.complete)
 app.command("check")(check.check)
+app.command("import-router")(import_command.import_router)
 app.command("train-router")(train_router_command.train_router)
 
 
