@@ -34,7 +34,7 @@ class BatchArrays:
         query_starts: [num_chunks + 1]. First token of each chunk, and the number of all.
         context_lens: [num_chunks].
         slots: [num_chunks]. Slots of the adapters, ascending; the empty slot for the base model. Of
-            several adapters that all tokens of a chunk use, the least.
+            several adapters that all tokens of a chunk use, the first.
         rows: [num_chunks]. Rows of the sequences in the page table.
         awaits: bool [num_chunks]. Chunks whose one token is sampled by the step before.
         samples: bool [num_chunks]. Chunks that a token follows from.

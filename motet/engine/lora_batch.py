@@ -3,9 +3,9 @@
 Owns: which token has which pairs, and in which round.
 Does not know: how tokens are laid out (`batch_arrays.py`), nor how routers choose.
 
-Chunks with an adapter that all their tokens use come first, by the least slot of these, so the
-first round is a slice of the batch. A further round has a pair for each token of a composition, or
-of a set with shared adapters, that has so many more. No loop in Python but over such chunks.
+Chunks with an adapter that all their tokens use come first, by the slot of the first of these, so
+the first round is a slice of the batch. A further round has a pair for each token of a composition,
+or of a set with shared adapters, that has so many more. No loop in Python but over such chunks.
 """
 
 from dataclasses import dataclass

@@ -19,7 +19,8 @@ class TritonKernels:
         shrink_beside_product: whether a shrink runs beside what is launched between it and its
             expand, that is the base product. In a captured decode graph it should hide the few
             microseconds of a shrink behind a product that leaves part of the chip idle; launched
-            one by one it costs the host two more waits. Off until it has been measured.
+            one by one it costs the host two more waits. Off until it has been measured. Not for MLP
+            blocks with experts, which read a router's shrink without an expand.
     """
 
     runs_compiled_layers = False

@@ -249,8 +249,8 @@ class Kernels(Protocol):
 
         x is [num_tokens, in_features] in the pool's dtype. Returns float32
         [num_parts, num_pairs, len(projections), max_rank], for the same backend's `expand` of the
-        same pairs and projections alone: into how many parts a sum is divided is the backend's
-        affair. Entries at and above the true rank are undefined.
+        same pairs and projections, or to be summed over the parts: into how many a sum is divided
+        is the backend's affair. Entries at and above the true rank are undefined.
         """
         ...
 

@@ -56,7 +56,8 @@ class MemberSlots:
     """Where the members of a running sequence are on the device.
 
     Attributes:
-        fixed: slot and weight of each adapter that every token uses, by slot.
+        fixed: slot and weight of each adapter that every token uses, in the order of digests:
+            sums are rounded alike wherever the adapters lie.
         router: slot of the gates; None for a composition.
         experts: slots, in the order of the gates.
     """
@@ -67,10 +68,11 @@ class MemberSlots:
 
 
 def member_slots(members: Members, slots: Mapping[str, int]) -> MemberSlots:
-    """Members by slot, given the slot of each digest."""
+    """Where members are, given the slot of each digest."""
     router = members.router
+    fixed = sorted(members.fixed, key=lambda part: part.digest)
     return MemberSlots(
-        fixed=tuple(sorted((slots[part.digest], part.weight) for part in members.fixed)),
+        fixed=tuple((slots[part.digest], part.weight) for part in fixed),
         router=None if router is None else slots[router.digest],
         experts=() if router is None else tuple(slots[digest] for digest in router.experts),
     )

@@ -7,8 +7,8 @@ A tree of whole pages: a node is one page, and the path to it spells the tokens 
 (tenant, digest) has a root of its own, so one tenant never sees another's pages, and a page
 computed with an adapter's old content is never taken for the new. A composition's digest is no
 adapter's: its pages are kept by their own worth alone, and go when one of its parts is forgotten.
-Children are found by the exact
-tokens of their page, not by a digest of them: there are no collisions to construct.
+Children are found by the exact tokens of their page, not by a digest of them: there are no
+collisions to construct.
 """
 
 from array import array

@@ -67,7 +67,7 @@ class Sequence:
         is_over: it has ended; what a step in flight still computes of it is thrown away.
         row: its row in the page table while it runs.
         slot: the slot of its adapter while it runs; None is the base model. Of several adapters
-            that all its tokens use, the least of their slots; None if there are none of these.
+            that all its tokens use, the slot of the first; None if there are none of these.
         member_slots: the slots of its members while it runs; None if it has no members.
         pages: its KV pages, in order.
         kept: the first of these, as the prefix cache knows them; the others are its own.

@@ -21,6 +21,7 @@ from motet.core.messages import (
     GetStats,
     LoadAdapter,
     StepOutput,
+    TokenLogprobs,
     TokenOutput,
     WeightedAdapter,
 )
@@ -176,11 +177,12 @@ def request(
     *,
     returns_routing: bool = False,
     max_tokens: int = 3,
+    num_logprobs: int | None = None,
 ) -> AddRequest:
     composition = [WeightedAdapter(*part) for part in sorted((parts or {}).items())]
     if composition:
         digest = "composition " + " ".join(f"{p.digest} {p.weight.hex()}" for p in composition)
-    sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, num_logprobs=num_logprobs)
     return AddRequest(
         name, prompt, sampling, digest, parts=composition, returns_routing=returns_routing
     )
@@ -253,6 +255,24 @@ def test_a_composition_is_its_weighted_sum(session: Session, world: World) -> No
     none = {digest: 0.0, twin: 0.0}
     base = session.tokens([request("base", prompt)])["base"]
     assert session.tokens([request("none", prompt, parts=none)])["none"] == base != named
+
+
+def test_a_composition_does_not_depend_on_where_its_parts_lie(world: World) -> None:
+    """To the last bit: what is added up in another order is rounded otherwise."""
+    prompt = random_tokens(torch.Generator().manual_seed(7), 24)
+
+    def told(paths: Sequence[Path]) -> list[list[TokenLogprobs] | None]:
+        session = Session(world)
+        digests = [session.load(path).info.digest for path in paths]
+        for digest in digests:  # they come to the device in this order
+            session.tokens([request(digest, prompt[:3], digest)])
+        parts = {digest: 0.1 + 1 / (1 + ord(digest[0])) for digest in digests}
+        asked = request("sum", prompt, parts=parts, num_logprobs=5)
+        outputs = session.outputs([asked])["sum"]
+        session.close()
+        return [output.logprobs for output in outputs]
+
+    assert told(world.adapters[:5]) == told(world.adapters[4::-1])
 
 
 def test_prefixes_are_shared_by_equal_compositions_alone(session: Session, world: World) -> None:

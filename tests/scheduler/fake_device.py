@@ -177,16 +177,10 @@ def _slots(seq: Sequence) -> dict[str, int]:
         return {} if seq.slot is None or seq.digest is None else {seq.digest: seq.slot}
     placed = seq.member_slots
     assert placed is not None
-    assert [*placed.fixed] == sorted(placed.fixed)
     assert seq.slot == (placed.fixed[0][0] if placed.fixed else None)
-    weights = sorted(weight for _, weight in placed.fixed)
-    assert weights == sorted(part.weight for part in seq.members.fixed)
-    slots = {}
-    for slot, weight in placed.fixed:  # the weights of a test's composition are all different
-        for part in seq.members.fixed:
-            if part.weight == weight and part.digest not in slots:
-                slots[part.digest] = slot
-                break
+    fixed = sorted(seq.members.fixed, key=lambda part: part.digest)
+    assert [weight for _, weight in placed.fixed] == [part.weight for part in fixed]
+    slots = {part.digest: slot for part, (slot, _) in zip(fixed, placed.fixed, strict=True)}
     if seq.members.router is not None:
         assert placed.router is not None
         slots[seq.members.router.digest] = placed.router
