@@ -281,7 +281,7 @@ def _check_path(member: ExpertRef) -> None:
     if path is None:
         return
     is_inside = path not in ("", ".", "..") and not path.startswith(("/", "../"))
-    if not is_inside or "\0" in path or posixpath.normpath(path) != path:
+    if not is_inside or not path.isprintable() or posixpath.normpath(path) != path:
         raise _refused(
             f"the path of {quote(member.name)} is {quote(path)}; expected one inside the set's "
             f"directory, such as 'experts/{member.name}'"
