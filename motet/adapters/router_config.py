@@ -29,8 +29,11 @@ FORMAT_VERSION = 1
 MAX_ROUTER_CONFIG_BYTES = 1 << 20
 MAX_EXPERTS = 256
 
-# Softmax over scores divided by this stays finite in float32.
-_Temperature = Annotated[float, Field(ge=1e-6, le=1e6)]
+# Softmax over scores divided by a temperature of these stays finite in float32.
+MIN_TEMPERATURE = 1e-6
+MAX_TEMPERATURE = 1e6
+
+_Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)]
 _Size = Annotated[int, Field(ge=1, le=1 << 31)]
 
 
@@ -281,7 +284,7 @@ def _check_path(member: ExpertRef) -> None:
     if path is None:
         return
     is_inside = path not in ("", ".", "..") and not path.startswith(("/", "../"))
-    if not is_inside or "\0" in path or posixpath.normpath(path) != path:
+    if not is_inside or not path.isprintable() or posixpath.normpath(path) != path:
         raise _refused(
             f"the path of {quote(member.name)} is {quote(path)}; expected one inside the set's "
             f"directory, such as 'experts/{member.name}'"

@@ -165,11 +165,12 @@ class AdapterChanges:
         return self._names.adapter(name, "name")
 
     async def _require_unused(self, adapter: Adapter, numbers: set[int], param: str) -> None:
-        """Raises MotetError (409) if a routed set is made of one of these versions."""
-        others = [each for each in self._records.catalogue.all() if each.name != adapter.name]
+        """Raises MotetError (409) if a routed set that stays is made of one of these versions."""
+        going = {adapter.versions[number].id for number in numbers}
+        adapters = self._records.catalogue.all()
         for number in sorted(numbers):
-            sets = await asyncio.to_thread(sets_that_name, adapter, number, others)
-            if sets:
+            named = await asyncio.to_thread(sets_that_name, adapter, number, adapters)
+            if sets := [each for each in named if each not in going]:
                 raise MotetError(
                     f"Version {number} of {adapter.name!r} is an expert of the routed set "
                     f"{', '.join(sets)}. Delete that first.",

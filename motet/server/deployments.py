@@ -8,11 +8,12 @@ its meaning (`transitions.py`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from motet.core.errors import MotetError
+from motet.core.errors import AdapterError, MotetError
 from motet.server.adapter import (
     MAX_VERSIONS,
     Adapter,
@@ -25,7 +26,7 @@ from motet.server.adapter import (
 from motet.server.dependants import dependants_of
 from motet.server.engine_client import EngineClient
 from motet.server.errors import adapter_refusal, bad_request
-from motet.server.expert_use import expert_digests
+from motet.server.expert_use import expert_digests, sets_that_name
 from motet.server.operations import Operation, Operations
 from motet.server.registry import AdapterRegistry
 from motet.server.sources import Sources
@@ -223,7 +224,7 @@ class Deployments:
             # Of two loads the one that was asked for last has the name, whichever ends first.
             is_overtaken = any(number > version.number for number in adapter.targets)
             if deployment.activate and not is_settled and not is_overtaken:
-                after = _activated(after, kept.number)
+                after = await self._activated(after, kept.number)
             if deployment.pin is not None:
                 after = replace(after, is_pinned=deployment.pin)
             after = replace(after, is_static=adapter.is_static or is_static)
@@ -242,7 +243,9 @@ class Deployments:
 
     async def _reuse(self, adapter: Adapter, known: Version, deployment: Deployment) -> int:
         """Do what is asked for with a version that there is. Needs the name's lock."""
-        after = _activated(adapter, known.number) if deployment.activate else adapter
+        after = adapter
+        if deployment.activate:
+            after = await self._activated(adapter, known.number)
         if deployment.pin is not None:
             after = replace(after, is_pinned=deployment.pin)
         if after != adapter:
@@ -250,6 +253,24 @@ class Deployments:
         if deployment.warm:
             await self._warm(adapter.name, known.number)
         return known.number
+
+    async def _activated(self, adapter: Adapter, number: int) -> Adapter:
+        """With a name that means this version. Needs the name's lock.
+
+        A folder that was found and that no request has read means nothing then, unless a routed
+        set is made of it: it becomes a version that its digest tells, as the set looks for it.
+        """
+        after, unread = adapter.point({number: 1.0}), adapter.unread
+        if unread is None:
+            return after
+        adapters = self._records.catalogue.all()
+        if await asyncio.to_thread(sets_that_name, adapter, unread.number, adapters):
+            with contextlib.suppress(AdapterError):  # its files are gone
+                read = self._holdings.release(await self._holdings.load(unread, "source"))
+                is_expert = read.digest in expert_digests(adapters)
+                if is_expert and read.digest and after.with_digest(read.digest) is None:
+                    return after.put(read)
+        return after.drop(unread.number)
 
     async def _warm(self, name: str, number: int) -> None:
         """Bring a version to the device that may have left the engine. Needs the name's lock."""
@@ -320,13 +341,6 @@ def _with_loaded(
         reason=None,
     )
     return adapter.drop(loaded.number).put(kept), kept
-
-
-def _activated(adapter: Adapter, number: int) -> Adapter:
-    """With a name that means this version; a folder that was found and never read means nothing."""
-    unread = adapter.unread
-    after = adapter.point({number: 1.0})
-    return after if unread is None else after.drop(unread.number)
 
 
 def _without_failures(adapter: Adapter) -> Adapter:

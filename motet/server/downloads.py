@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from motet.adapters.router_config import ROUTER_CONFIG_NAME
+from motet.adapters.router_config import ROUTER_CONFIG_NAME, read_router_config
 from motet.core.errors import AdapterError
 from motet.server.adapter import Source
 from motet.server.source_files import ADAPTER_FILES, files_of_set
@@ -62,7 +62,8 @@ class Downloads:
         """Fetch a source, unless it is here: the pinned source, and its folder.
 
         Raises:
-            AdapterError: as `RemoteFiles`, or it is too large or takes too long.
+            AdapterError: as `RemoteFiles`, or it is too large, takes too long, or cannot be
+                written.
         """
         async with self._turns:
             return await _in_own_thread(lambda: self._fetch(files, source))
@@ -93,6 +94,12 @@ class Downloads:
         try:
             _write_all(partial, lambda file: files.chunks(pinned, file), limit)
             _publish(partial, path)
+        except OSError as error:
+            raise AdapterError(
+                f"The files cannot be kept below this server's --state-dir: {error.strerror}. "
+                "Check the disk, and of a routed set the paths of its experts.",
+                code="source_unavailable",
+            ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return pinned, path
@@ -153,8 +160,8 @@ def _write_all(directory: Path, chunks_of: Callable[[str], Iterator[bytes]], lim
             raise
         (directory / first).unlink()
         _write(directory / ROUTER_CONFIG_NAME, chunks_of(ROUTER_CONFIG_NAME), limit)
-        config = directory / ROUTER_CONFIG_NAME
-        others = [each for each in files_of_set(config.read_bytes()) if each != config.name]
+        in_set = files_of_set(read_router_config(directory))
+        others = [each for each in in_set if each != ROUTER_CONFIG_NAME]
     for file in others:
         _write(directory / file, chunks_of(file), limit)
 

@@ -12,7 +12,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from motet.adapters.router_config import MAX_ROUTER_CONFIG_BYTES, ROUTER_CONFIG_NAME
+from motet.adapters.router_config import (
+    MAX_ROUTER_CONFIG_BYTES,
+    ROUTER_CONFIG_NAME,
+    parse_router_config,
+)
 from motet.core.errors import AdapterError
 from motet.server.adapter import Source
 from motet.server.source_files import ADAPTER_FILES, files_of_set
@@ -49,7 +53,8 @@ class S3Files:
             self._files().info(_key(source, ADAPTER_FILES[0]))
         except FileNotFoundError:
             key = _key(source, ROUTER_CONFIG_NAME)
-            return files_of_set(self._files().cat_file(key, end=MAX_ROUTER_CONFIG_BYTES))
+            content = self._files().cat_file(key, end=MAX_ROUTER_CONFIG_BYTES)
+            return files_of_set(parse_router_config(content))
         return ADAPTER_FILES
 
     def _files(self) -> Any:

@@ -14,14 +14,17 @@ reply, a line for each with the number before it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from motet.core.errors import ConfigError
 
 MAX_SEGMENTS = 16
+
+ResultT = TypeVar("ResultT")
 
 _EXPECTED = '{"segments": [{"task": "...", "prompt": "...", "answer": "..."}]}'
 
@@ -61,20 +64,34 @@ def read_examples(path: Path, tasks: Collection[str]) -> list[Example]:
         ConfigError: the file cannot be read, a line is not an example or of a task without an
             expert, or there is none. The message names file and line.
     """
+    return read_converted(path, tasks, lambda example: example)
+
+
+def read_converted(
+    path: Path, tasks: Collection[str], convert: Callable[[Example], ResultT]
+) -> list[ResultT]:
+    """`read_examples`, and what each example becomes.
+
+    Args:
+        convert: its ConfigErrors are raised with file and line too.
+
+    Raises:
+        ConfigError: as `read_examples`.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
-    examples = []
+    results = []
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             try:
-                examples.append(_example(line, tasks))
+                results.append(convert(_example(line, tasks)))
             except ConfigError as error:
                 raise ConfigError(f"{path.name}, line {number}: {error.message}") from error
-    if not examples:
+    if not results:
         raise ConfigError(f"{path.name} holds no examples. Expected one JSON object in a line.")
-    return examples
+    return results
 
 
 def _example(line: bytes, tasks: Collection[str]) -> Example:

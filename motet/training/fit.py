@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from motet.core.errors import ConfigError
 from motet.core.routing import RoutingRule
 from motet.training.checkpoint import restore_checkpoint, save_checkpoint
 from motet.training.encoding import NO_LABEL, Batch
@@ -59,7 +60,8 @@ def fit(
         on_step: called with the number of steps done.
 
     Raises:
-        ConfigError: there is no checkpoint of this run to go on from.
+        ConfigError: there is no checkpoint of this run to go on from, or what the gates learn
+            is not finite any more.
     """
     parameters = model.named_gates
     optimizer = torch.optim.AdamW(parameters.values(), lr=recipe.peak_rate, weight_decay=0.0)
@@ -71,6 +73,11 @@ def fit(
             loss, losses = _told_loss(model, batch)
         else:
             loss, losses = _free_loss(model, batch, recipe, served)
+        if not loss.isfinite():
+            raise ConfigError(
+                f"The loss of step {step + 1} is not finite. Train with a temperature nearer to 1, "
+                "or smaller weights of the losses."
+            )
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters.values(), MAX_GRADIENT_NORM)
         optimizer.step()

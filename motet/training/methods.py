@@ -1,7 +1,7 @@
-"""What each method of routing is for a trainer: rule, projections with gates, losses.
+"""What each method of routing is for a trainer: projections with gates, losses.
 
 Owns: this table.
-Does not know: tensors.
+Does not know: tensors, nor how a method is served (`adapters/routing_methods.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from motet.core.routing import RoutingRule, Score, Share
+from motet.adapters.routing_methods import METHODS as SERVED
+from motet.adapters.routing_methods import rule_of
+from motet.core.routing import RoutingRule
 from motet.core.shape import MODULES, QKV, Module
 
 
@@ -24,35 +26,33 @@ class MethodFacts:
     """One method.
 
     Attributes:
-        top_k: experts of a token in a projection, if nobody says otherwise.
-        score: see `RoutingRule`.
         modules: the projections that are routed; the others stay the base's.
         is_trained: whether its gates are learnt.
         is_soft_in_training: all experts are used while training, weighted, and `top_k` only after.
         has_labels: the gates are told each token's task.
     """
 
-    top_k: int
     modules: tuple[Module, ...]
-    score: Score = Score.LINEAR
     is_trained: bool = True
     is_soft_in_training: bool = False
     has_labels: bool = False
 
 
 METHODS = {
-    Method.METEORA: MethodFacts(top_k=2, modules=MODULES, has_labels=True),
-    Method.LORA_MIXER: MethodFacts(top_k=3, modules=(*QKV, Module.O), is_soft_in_training=True),
-    Method.ARROW: MethodFacts(top_k=3, modules=MODULES, score=Score.ABSOLUTE, is_trained=False),
+    Method.METEORA: MethodFacts(modules=MODULES, has_labels=True),
+    Method.LORA_MIXER: MethodFacts(modules=(*QKV, Module.O), is_soft_in_training=True),
+    Method.ARROW: MethodFacts(modules=MODULES, is_trained=False),
 }
+
+
+def default_top_k(method: Method) -> int:
+    """Experts of a token in a projection, if nobody says otherwise."""
+    return SERVED[method.value].rule.top_k
 
 
 def serving_rule(method: Method, top_k: int, temperature: float) -> RoutingRule:
     """The rule that the router is served by, and evaluated with."""
-    facts = METHODS[method]
-    return RoutingRule(
-        top_k=top_k, score=facts.score, share=Share.OF_CHOSEN, temperature=temperature
-    )
+    return rule_of(SERVED[method.value], top_k, temperature, {})
 
 
 def training_rule(method: Method, served: RoutingRule, num_experts: int) -> RoutingRule:

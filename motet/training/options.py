@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from motet.adapters.router_config import MAX_TEMPERATURE, MIN_TEMPERATURE
 from motet.core.errors import ConfigError
-from motet.training.methods import METHODS, Method
+from motet.training.methods import METHODS, Method, default_top_k
 
 DEFAULT_STEPS = 240
 TOLD_SHARE = 0.25
@@ -108,11 +109,18 @@ class TrainingOptions:
                 "experts.",
                 param="top_k",
             )
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
+        if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:  # NaN is not
             raise ConfigError(
-                f"--temperature is {self.temperature}; expected a number above 0.",
+                f"--temperature is {self.temperature}; expected {MIN_TEMPERATURE:g} to "
+                f"{MAX_TEMPERATURE:g}, for no other is served.",
                 param="temperature",
             )
+        for name in ("label_weight", "balance", "entropy"):
+            if not math.isfinite(weight := getattr(self, name)):
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} is {weight}; expected a finite number.",
+                    param=name,
+                )
 
     @property
     def recipe(self) -> Recipe:
@@ -129,4 +137,4 @@ class TrainingOptions:
 
     @property
     def used_top_k(self) -> int:
-        return METHODS[self.method].top_k if self.top_k is None else self.top_k
+        return default_top_k(self.method) if self.top_k is None else self.top_k

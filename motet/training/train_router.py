@@ -6,31 +6,33 @@ Does not know: how it is asked for and shown (`server/train_router_command.py`).
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from motet.adapters.arrow import prototype_gates
 from motet.core.errors import ConfigError
+from motet.core.pacing import at_once
 from motet.core.routing import RoutingRule
 from motet.core.shape import Module
 from motet.models.config import load_config
-from motet.training.arrow import prototype_gates
 from motet.training.card import write_card
 from motet.training.checkpoint import CHECKPOINT_NAME
 from motet.training.encoding import Encoded, batches, encode
 from motet.training.evaluate import Evaluation, evaluate
-from motet.training.examples import Example, read_examples
+from motet.training.examples import Example, read_converted
 from motet.training.experts import load_experts
 from motet.training.fit import StepLosses, fit
 from motet.training.methods import METHODS, serving_rule, training_rule
 from motet.training.options import TrainingOptions
-from motet.training.result import WEIGHTS_NAME, write_config, write_gates
+from motet.training.result import as_stored, config_of, write_result
 from motet.training.routed_model import RoutedModel, gate_name
 
 Gates = dict[tuple[int, Module], Tensor]
@@ -54,7 +56,7 @@ def train_router(options: TrainingOptions, watcher: Watcher) -> Evaluation | Non
 
     Raises:
         ConfigError: data or options are wrong, or there is no such run to go on from.
-        AdapterError: an expert cannot be used with this base.
+        AdapterError: an expert cannot be used with this base, or has a name that no server takes.
         ModelError: the base cannot be read.
     """
     run = _Run(options)
@@ -62,19 +64,15 @@ def train_router(options: TrainingOptions, watcher: Watcher) -> Evaluation | Non
     train = run.read(options.data, learns_prompts=options.learns_prompts)
     held_out = run.read(options.held_out)
     options.out.mkdir(parents=True, exist_ok=True)
-    if train:
-        _train(run, [encoded for _, encoded in train], watcher)
-    measured = _evaluate(run, held_out, watcher) if held_out else None
-    write_config(
-        options.out,
-        method=options.method,
-        rule=run.rule,
-        base_name=options.base_name,
-        shape=run.shape,
-        experts=run.experts,
+    # As they will be stored, so that what is measured is what is served.
+    stored = as_stored(_train(run, [encoded for _, encoded in train], watcher)) if train else {}
+    measured = _evaluate(run, stored, held_out, watcher) if held_out else None
+    config = replace(
+        run.config,
         provenance=provenance(options),
         evaluation={} if measured is None else msgspec.to_builtins(measured),
     )
+    write_result(options.out, config, stored)
     write_card(options, run.experts, measured)
     (options.out / CHECKPOINT_NAME).unlink(missing_ok=True)  # there is nothing left to go on with
     return measured
@@ -100,14 +98,20 @@ class _Run:
 
     Attributes:
         rule: the one that the router will be served by.
+        config: of the router, without what is yet to be found out.
         keys: the projections with gates: those of the method that an expert touches.
     """
 
     def __init__(self, options: TrainingOptions) -> None:
         self.options = options
-        self.shape = load_config(options.base).shape
+        base = load_config(options.base)
+        self.shape = base.shape
+        self._max_tokens = base.max_position_embeddings
         self.experts = load_experts(options.experts, self.shape)
         self.rule = serving_rule(options.method, options.used_top_k, options.temperature)
+        self.config = config_of(
+            options.method, self.rule, options.base_name, self.shape, self.experts
+        )
         modules = METHODS[options.method].modules
         self.keys = [key for key in self.experts.touched if key[1] in modules]
         if not self.keys:
@@ -125,19 +129,28 @@ class _Run:
         if path is None:
             return []
         index = {name: expert for expert, name in enumerate(self.experts.names)}
-        return [
-            (each, encode(self.tokenizer, each, index, learns_prompts=learns_prompts))
-            for each in read_examples(path, index)
-        ]
+
+        def encoded(example: Example) -> tuple[Example, Encoded]:
+            tokens = encode(self.tokenizer, example, index, learns_prompts=learns_prompts)
+            if len(tokens.ids) > self._max_tokens:
+                raise ConfigError(
+                    f"Prompt and answer have {len(tokens.ids)} tokens; the base model was made for "
+                    f"{self._max_tokens}. Shorten them, or leave the line out."
+                )
+            return example, tokens
+
+        return read_converted(path, index, encoded)
 
     def routed_model(self, dtype: torch.dtype, rule: RoutingRule, gates: Gates) -> RoutedModel:
         base = self.options.base
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
         return RoutedModel(model.eval(), self.experts, rule, gates)  # served without dropout
 
 
-def _train(run: _Run, examples: list[Encoded], watcher: Watcher) -> None:
-    """Learn gates and write them. At first all are 0, so no expert is preferred."""
+def _train(run: _Run, examples: list[Encoded], watcher: Watcher) -> Mapping[str, Tensor]:
+    """Learn gates; at first all are 0, so no expert is preferred. By their names in the file."""
     options, num_experts = run.options, len(run.experts)
     untrained = {
         (layer, module): torch.zeros(num_experts, run.shape.in_features(module))
@@ -150,6 +163,8 @@ def _train(run: _Run, examples: list[Encoded], watcher: Watcher) -> None:
         "experts": list(run.experts.digests),
         "top_k": run.rule.top_k,
         "temperature": run.rule.temperature,
+        "base": options.base_name,
+        "content of --data": _digest(examples),
     }
     fit(
         model,
@@ -161,16 +176,29 @@ def _train(run: _Run, examples: list[Encoded], watcher: Watcher) -> None:
         resumes=options.resumes,
         on_step=watcher.on_step,
     )
-    write_gates(options.out, model.named_gates)
+    return model.named_gates
 
 
-def _evaluate(run: _Run, held_out: list[tuple[Example, Encoded]], watcher: Watcher) -> Evaluation:
-    """With the gates as a server has them: trained ones rounded to the dtype of their file."""
-    if METHODS[run.options.method].is_trained:
-        stored = load_file(run.options.out / WEIGHTS_NAME)
+def _digest(examples: list[Encoded]) -> str:
+    """Of all that is learnt from."""
+    return hashlib.sha256(repr(examples).encode()).hexdigest()
+
+
+def _evaluate(
+    run: _Run,
+    stored: Mapping[str, Tensor],
+    held_out: list[tuple[Example, Encoded]],
+    watcher: Watcher,
+) -> Evaluation:
+    """With the gates as a server has them, rounded to the dtype of their file.
+
+    Args:
+        stored: by their names in the file; none where gates follow from the experts.
+    """
+    if stored:
         gates = {key: stored[gate_name(*key)].float() for key in run.keys}
     else:
-        gates = prototype_gates(run.experts, run.shape, run.keys)
+        gates = prototype_gates(run.experts.deltas, pace=at_once)
     model = run.routed_model(torch.float32, run.rule, gates)
     examples, encoded = zip(*held_out, strict=True)
     return evaluate(model, run.tokenizer, run.experts.names, examples, encoded, watcher.on_part)

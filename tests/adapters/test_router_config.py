@@ -173,6 +173,7 @@ def test_refused_fields_of_one_method(method, fields, words):
         ({"path": "experts//e0"}, "expected one inside"),
         ({"path": "experts/e0/"}, "expected one inside"),
         ({"path": "a\0b"}, "expected one inside"),
+        ({"path": "a\ud800b"}, "expected one inside"),  # no file can have this name
     ],
 )
 def test_refused_experts(changes, words):

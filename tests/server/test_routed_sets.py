@@ -13,7 +13,7 @@ from tests.server.conftest import StartServer, write_adapter, write_set
 from tests.server.fake_engine import digest_of
 from tests.server.running_server import RunningServer, wait_until
 from tests.server.some_keys import bearer, some_key, write_keys
-from tests.server.test_admin_adapters import adapter, code, create, delete, post
+from tests.server.test_admin_adapters import adapter, alias, code, create, delete, post
 
 RED_AND_BLUE = {"red": b"red", "blue": b"blue"}
 
@@ -184,6 +184,45 @@ def test_an_expert_cannot_be_deleted_before_its_set(
             assert delete(server, name).status_code == 200
         num_loads = len(server.events("LoadAdapter"))
         wait_until(lambda: len(server.events("ReleaseAdapter")) == num_loads)
+
+
+def test_an_expert_may_have_the_name_of_its_set(start_server: StartServer, sets_dir: Path) -> None:
+    """A canary from an adapter to a set of it: neither can go without the other."""
+    write_set(sets_dir / "redset", {"red": b"red"})
+    with start_server(adapter_dir=sets_dir) as server:
+        assert server.complete(model="red").status_code == 200
+        assert create(server, "red", "redset", activate=False).status_code == 200
+        assert alias(server, "red", {"1": 0.5, "2": 0.5}).status_code == 200
+        answers = [server.complete(model="red", user=str(each)) for each in range(8)]
+        assert {each.headers["x-adapter-version"] for each in answers} == {"1", "2"}
+        for force in (False, True):
+            assert code(delete(server, "red@1", force=force)) == (409, "adapter_in_use")
+        server.kill_engine()
+        wait_until(lambda: len(server.events("Started")) == 2 and server.is_ready())
+        for version in ("red@1", "red@2"):
+            assert server.complete(model=version).status_code == 200
+        assert delete(server, "red").status_code == 200
+
+
+def test_an_expert_that_only_its_set_has_read_outlives_its_folders_name(
+    start_server: StartServer, sets_dir: Path
+) -> None:
+    """Its name means something else before any request has used it."""
+    write_adapter(sets_dir / "redder", b"redder")
+    with start_server(adapter_dir=sets_dir) as server:
+        assert server.complete(model="mix").status_code == 200
+        assert create(server, "red", "redder").status_code == 200
+        expert, newer = adapter(server, "red")["versions"]
+        assert (expert["version"], expert["digest"]) == (1, digest_of(b"red"))
+        assert newer["version"] == 2
+        assert code(delete(server, "red@1")) == (409, "adapter_in_use")
+        server.kill_engine()
+        wait_until(lambda: len(server.events("Started")) == 2 and server.is_ready())
+        assert server.complete(model="mix").status_code == 200
+        write_adapter(sets_dir / "bluer", b"bluer")
+        (sets_dir / "blue" / "weights").write_bytes(b"another blue")  # no expert of its any more
+        assert create(server, "blue", "bluer").status_code == 200
+        assert [each["version"] for each in adapter(server, "blue")["versions"]] == [2]
 
 
 def test_an_expert_outlives_the_oldest_versions_of_its_name(

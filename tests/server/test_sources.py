@@ -12,7 +12,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-from motet.adapters.router_config import ROUTER_CONFIG_NAME
+from motet.adapters.router_config import MAX_ROUTER_CONFIG_BYTES, ROUTER_CONFIG_NAME
 from motet.core.errors import AdapterError, ConfigError
 from motet.server import downloads as downloads_module
 from motet.server.adapter import Source, SourceType
@@ -165,27 +165,63 @@ def test_a_set_comes_with_the_experts_that_lie_in_it(
         assert list((tmp_path / "state" / "downloads").iterdir()) == []
 
 
+class FilesOfSet:
+    """A routed set's configuration, and the same few bytes for all else."""
+
+    def __init__(self, config: bytes) -> None:
+        self.asked: list[str] = []
+        self._config = config
+
+    def pinned(self, source: Source) -> Source:
+        return source
+
+    def chunks(self, source: Source, file: str) -> Iterator[bytes]:
+        self.asked.append(file)
+        if file == FILES[0]:
+            raise AdapterError("no adapter", code="adapter_not_found")
+        yield self._config if file == ROUTER_CONFIG_NAME else b"x"
+
+
+def config_with_paths(directory: Path, *paths: str) -> bytes:
+    experts = [
+        {"name": f"x{place}", "digest": digest_of(b"x"), "path": path}
+        for place, path in enumerate(paths)
+    ]
+    write_set(directory, {}, experts=experts)
+    return (directory / ROUTER_CONFIG_NAME).read_bytes()
+
+
 @pytest.mark.parametrize("path", ["../../../elsewhere", "/elsewhere", "a/../../..", "..", ""])
 def test_a_set_writes_nothing_outside_its_folder(tmp_path: Path, path: str) -> None:
-    write_set(tmp_path, {}, experts=[{"name": "x", "digest": digest_of(b"x"), "path": path}])
-    config = (tmp_path / ROUTER_CONFIG_NAME).read_bytes()
-    asked: list[str] = []
-
-    class Hostile:
-        def pinned(self, source: Source) -> Source:
-            return source
-
-        def chunks(self, source: Source, file: str) -> Iterator[bytes]:
-            asked.append(file)
-            if file == FILES[0]:
-                raise AdapterError("no adapter", code="adapter_not_found")
-            yield config
-
+    files = FilesOfSet(config_with_paths(tmp_path, path))
     downloads = Downloads(tmp_path / "downloads")
     with pytest.raises(AdapterError):
-        asyncio.run(downloads.fetch(Hostile(), Source(SourceType.HF, "org/x")))
-    assert asked == [FILES[0], ROUTER_CONFIG_NAME]
+        asyncio.run(downloads.fetch(files, Source(SourceType.HF, "org/x")))
+    assert files.asked == [FILES[0], ROUTER_CONFIG_NAME]
     assert list((tmp_path / "downloads").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [(ROUTER_CONFIG_NAME,), ("a", f"a/{FILES[0]}"), ("a" * 256,)],
+    ids=lambda paths: paths[0],
+)
+def test_a_set_whose_files_cannot_be_written_is_refused(
+    tmp_path: Path, paths: tuple[str, ...]
+) -> None:
+    files = FilesOfSet(config_with_paths(tmp_path, *paths))
+    downloads = Downloads(tmp_path / "downloads")
+    with pytest.raises(AdapterError, match="cannot be kept") as caught:
+        asyncio.run(downloads.fetch(files, Source(SourceType.HF, "org/x")))
+    assert caught.value.code == "source_unavailable"
+    assert list((tmp_path / "downloads").iterdir()) == []
+
+
+def test_no_more_of_a_configuration_is_read_than_one_can_have(tmp_path: Path) -> None:
+    config = config_with_paths(tmp_path, "a") + b" " * MAX_ROUTER_CONFIG_BYTES
+    downloads = Downloads(tmp_path / "downloads")
+    with pytest.raises(AdapterError, match="at most"):
+        asyncio.run(downloads.fetch(FilesOfSet(config), Source(SourceType.HF, "org/x")))
 
 
 def test_a_slow_load_does_not_take_the_name_from_a_later_one(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from motet.adapters.routed_set import load_routed_set
 from motet.core.errors import AdapterError, ConfigError, ModelError
 from motet.core.shape import MODULES, ModelShape, Module
 from motet.training import fit as fit_module
@@ -175,6 +176,60 @@ def test_bad_data_is_refused_before_a_step(world: Path, tmp_path: Path, name: st
     assert not (tmp_path / "out").exists()
 
 
+def test_a_line_that_the_base_cannot_take_is_named(world: Path, tmp_path: Path) -> None:
+    path = write_examples(tmp_path / "long.jsonl", 1, 0)
+    long = {"task": "upper", "prompt": "x" * 100_000, "answer": "X"}
+    path.write_text(path.read_text() + json.dumps({"segments": [long]}) + "\n")
+    with pytest.raises(ConfigError, match=r"long\.jsonl, line 3: Prompt and answer have 100"):
+        train_router(replace(options(world, tmp_path / "out"), data=path), Watcher())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_other_examples_is_refused(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_module, "STEPS_BETWEEN_CHECKPOINTS", 1)
+    asked = replace(options(world, tmp_path), data=write_examples(tmp_path / "train.jsonl"))
+    with pytest.raises(KeyboardInterrupt):
+        train_router(asked, Watcher(stop_after=1))
+    write_examples(tmp_path / "train.jsonl", 11)
+    with pytest.raises(ConfigError, match="content of --data"):
+        train_router(replace(asked, resumes=True), Watcher())
+
+
+def test_gates_that_learn_nothing_finite_end_the_run(world: Path, tmp_path: Path) -> None:
+    asked = replace(options(world, tmp_path), label_weight=1e39, steps=4)
+    with pytest.raises(ConfigError, match="not finite"):
+        train_router(asked, Watcher())
+    assert not (tmp_path / "router_config.json").exists()
+
+
+def test_an_expert_whose_name_no_server_takes_is_refused(world: Path, tmp_path: Path) -> None:
+    write_lora(tmp_path / "my adapter", SHAPE)
+    asked = replace(
+        options(world, tmp_path / "out"), experts=(world / "upper", tmp_path / "my adapter")
+    )
+    with pytest.raises(AdapterError, match="'my adapter'"):
+        train_router(asked, Watcher())
+
+
+def test_the_result_of_another_method_is_replaced_whole(world: Path, tmp_path: Path) -> None:
+    """What a server finds in the directory is one router, before, while and after it is made."""
+    for method in (Method.METEORA, Method.ARROW):
+        asked = options(world, tmp_path, method)
+        train_router(asked, Watcher())
+        loaded = load_routed_set(tmp_path, asked.experts, SHAPE)
+        assert (loaded.config.method, len(loaded.experts)) == (method.value, 2)
+
+    class Evaluated(Watcher):
+        def on_part(self, name: str) -> None:
+            assert load_routed_set(tmp_path, asked.experts, SHAPE).config.method == "arrow"
+
+    evaluated = replace(options(world, tmp_path), held_out=world / "held_out.jsonl")
+    train_router(evaluated, Evaluated())
+    assert load_routed_set(tmp_path, asked.experts, SHAPE).config.method == "meteora"
+
+
 def test_an_expert_of_another_base_is_refused_by_name(world: Path, tmp_path: Path) -> None:
     wide = ModelShape(2, 64, 48, 2, 1, 32, 259)
     stranger = write_lora(tmp_path / "stranger", wide)
@@ -202,6 +257,9 @@ def test_a_base_that_is_none_is_refused(world: Path, tmp_path: Path) -> None:
     [
         ({"top_k": 3}, "--top-k is 3; expected 1 to 2"),
         ({"temperature": 0.0}, "--temperature"),
+        ({"temperature": 1e7}, "--temperature"),
+        ({"label_weight": float("nan")}, "--label-weight"),
+        ({"entropy": float("-inf")}, "--entropy"),
         ({"temperature": float("nan")}, "--temperature"),
         ({"data": None}, "needs --data"),
         ({"method": Method.ARROW}, "is not trained"),
