@@ -110,13 +110,15 @@ def _check_tensors(path: str, weight: Tensor, bias: Tensor | None, in_features: 
     """The weight is [num_gates, in_features], the bias [num_gates], and all is finite."""
     if weight.ndim != 2 or weight.shape[1] != in_features or weight.shape[0] == 0:
         raise AdapterError(
-            f"The tensor {quote(path)}.weight has shape {list(weight.shape)}; expected [number of "
-            f"gates, {in_features}]. The router was probably made for another base model.",
+            f"The tensor {quote(f'{path}.weight')} has shape {list(weight.shape)}; expected "
+            f"[number of gates, {in_features}]. The router was probably made for another base "
+            "model.",
             code="wrong_base_model",
         )
     if bias is not None and (bias.ndim != 1 or len(bias) != len(weight)):
         raise AdapterError(
-            f"The tensor {quote(path)}.bias has shape {list(bias.shape)}; expected {[len(weight)]}."
+            f"The tensor {quote(f'{path}.bias')} has shape {list(bias.shape)}; expected "
+            f"{[len(weight)]}."
         )
     if bias is not None and len(bias) > in_features:
         raise AdapterError(

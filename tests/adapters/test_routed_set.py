@@ -202,7 +202,10 @@ def test_a_missing_expert(meteora):
     ("tensor", "words"),
     [
         (torch.zeros(4, 32), "are 4, but there are 3 experts"),
-        (torch.zeros(3, 31), "expected [number of gates, 32]"),
+        (
+            torch.zeros(3, 31),
+            f"The tensor '{KEY}' has shape [3, 31]; expected [number of gates, 32]",
+        ),
         (torch.zeros(0, 32), "expected [number of gates, 32]"),
         (torch.zeros(32), "expected [number of gates, 32]"),
         (torch.full((3, 32), torch.nan), "NaN or infinity"),

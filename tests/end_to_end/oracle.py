@@ -1,6 +1,7 @@
 """What transformers and PEFT say, in float32: the answers that Motet must give."""
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -65,6 +66,24 @@ class Oracle:
             self._model.set_adapter(adapter)
             logits = self._model(tokens).logits
         return torch.log_softmax(logits[0, :-1].float(), dim=-1)
+
+    def inputs(self, adapter: str, token_ids: list[int]) -> dict[str, torch.Tensor]:
+        """What each projection reads, [tokens, in_features], as `layers.0.self_attn.q_proj`."""
+        found: dict[str, torch.Tensor] = {}
+        pattern = re.compile(r"\.(layers\.\d+\.(?:self_attn|mlp)\.\w+_proj)$")
+        hooks = [
+            module.register_forward_pre_hook(
+                lambda _, arguments, place=match[1]: found.update({place: arguments[0][0]})
+            )
+            for name, module in self._model.named_modules()
+            if (match := pattern.search(name))
+        ]
+        try:
+            self.logprobs(adapter, token_ids)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
 
     @torch.inference_mode()
     def composed_logprobs(self, weights: dict[str, float], token_ids: list[int]) -> torch.Tensor:
