@@ -1,5 +1,5 @@
-"""The command line: `motet serve`, `adapters`, `keys`, `top`, `complete`, `check` and
-`import-router` and `train-router`.
+"""The command line: `motet serve`, `adapters`, `keys`, `top`, `complete`, `check`, `train-router`
+and `import-router`.
 
 Owns: which commands there are.
 Does not know: their options and how anything is done; each is a module of its own.

@@ -127,6 +127,12 @@ class Holdings:
     async def _load_files(self, version: Version) -> _Loaded:
         files = await self._files.find(version)
         reference = await self._client.load_adapter(files.path, files.expert_paths)
+        if files.expert_paths:
+            try:  # an expert may have been deleted before anybody could see that a set needs it
+                await self._files.find(version)
+            except BaseException:
+                self._client.release_adapter(reference)
+                raise
         return files.path, reference.info, (reference,)
 
     async def _load_parts(self, parts: Sequence[Part]) -> _Loaded:
