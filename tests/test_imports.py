@@ -16,7 +16,8 @@ PACKAGE = ROOT / "motet"
 
 # ARCHITECTURE: imports run downward only. A part may always import itself.
 ALLOWED = {
-    "server": {"engine", "scheduler", "memory", "adapters", "core"},
+    "server": {"engine", "scheduler", "memory", "adapters", "training", "core"},
+    "training": {"adapters", "models", "core"},
     "engine": {"scheduler", "memory", "adapters", "models", "kernels", "core"},
     "scheduler": {"memory", "core"},
     "memory": {"kernels", "core"},
@@ -178,6 +179,18 @@ def test_every_part_is_known() -> None:
 )
 def test_imports_run_downward(path: Path) -> None:
     assert direction_errors(path, parse(path)) == []
+
+
+def test_training_is_reached_from_its_command_alone() -> None:
+    """It loads what no server needs."""
+    importers = {
+        item.path.relative_to(PACKAGE).as_posix()
+        for path in python_files(PACKAGE)
+        if part_of(path) != "training"
+        for item in imports_of(path, parse(path))
+        if item.parts[:2] == ["motet", "training"]
+    }
+    assert importers == {"server/train_router_command.py"}
 
 
 def test_nothing_imports_through_the_links() -> None:

@@ -33,6 +33,7 @@ from motet.core.messages import (
 )
 from motet.core.sampling import SamplingParams
 from motet.engine.build import assemble_engine
+from motet.engine.read_adapter import Part, Source
 from motet.kernels.types import Kernels
 from motet.models.decoder import Decoder
 
@@ -92,7 +93,7 @@ class EngineLab:
             num_pages=layout.num_pages,
         )
         memory = self._parts.memory
-        self._parts.store.refer(info, path=digest)
+        self._parts.store.refer([Part(Source(digest), packed, info)])
         memory.residency.register(digest, num_pages=layout.num_pages, num_rows=layout.num_rows)
         memory.host.offer(digest, layout.num_pages, packed)
         self._adapter_bytes[digest] = num_elems * self._dtype.itemsize

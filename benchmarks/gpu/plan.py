@@ -25,6 +25,7 @@ class CheckPlan:
         num_decode_tokens: of a decode batch, most with an adapter of their own.
         prefill_segments: tokens of each adapter in a prefill batch.
         num_single_tokens: of a prefill with one adapter.
+        routed: (tokens, experts, rank) of the batches of routed sets.
         decode_contexts: of the sequences of a decode batch.
         prefill_chunks: (new tokens, context) of the sequences of a prefill batch.
         sliding_window: for attention with a window.
@@ -36,6 +37,7 @@ class CheckPlan:
     num_decode_tokens: int
     prefill_segments: tuple[int, ...]
     num_single_tokens: int
+    routed: tuple[tuple[int, int, int], ...]
     decode_contexts: tuple[int, ...]
     prefill_chunks: tuple[tuple[int, int], ...]
     sliding_window: int
@@ -51,6 +53,8 @@ class KernelPlan:
         mixed_ranks: of the adapters of a mixed batch, in turns.
         num_mixed: sequences of that batch, each with its own adapter.
         prefill: (tokens, adapters).
+        routed_experts, routed_tokens: of the batches of a routed set, each with each.
+        routed_rank: of its experts.
         attention: (sequences, context) of the decode batches.
         num_fused_tokens: of the batches of the fused kernels.
         num_rounds: of each.
@@ -61,6 +65,9 @@ class KernelPlan:
     mixed_ranks: tuple[int, ...]
     num_mixed: int
     prefill: tuple[int, int]
+    routed_experts: tuple[int, ...]
+    routed_tokens: tuple[int, ...]
+    routed_rank: int
     attention: tuple[tuple[int, int], ...]
     num_fused_tokens: tuple[int, ...]
     num_rounds: int

@@ -26,6 +26,7 @@ from benchmarks.gpu.options import plain_kernels
 from benchmarks.gpu.parts import Case, Part, PartReport, run_parts
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Figure
+from benchmarks.gpu.routing_times import routing_time_cases
 from benchmarks.gpu.trace_table import trace_cases
 
 _CORRECTNESS = "correctness"
@@ -87,6 +88,7 @@ def _parts(bench: Bench) -> list[Part]:
     return [
         Part(_CORRECTNESS, 0.30, correctness),
         Part("lora kernels", 0.11, lambda: lora_time_cases(bench)),
+        Part("routed sets", 0.05, lambda: routing_time_cases(bench)),
         Part("attention", 0.05, lambda: attention_time_cases(bench)),
         Part("fused kernels", 0.03, lambda: fused_time_cases(bench)),
         Part("engine", 0.17, lambda: engine_cases(bench, model())),

@@ -154,15 +154,16 @@ def dense_over_tiles(rank: int, device: torch.device, timer: Timer) -> dict[str,
     x = torch.randn(PROMPT_TOKENS, batches.in_features, device=device).to(DTYPE)
     v = dense.shrink(x, *where)
     y = torch.zeros(PROMPT_TOKENS, batches.out_features, dtype=DTYPE, device=device)
+    all_pairs = tiles.whole(pairs)
     by_tiles = (
         shrink_sizes(tiles.shrink_shape(pairs, batches.in_features)),
-        expand_sizes(tiles.expand_shape(pairs, batches.projections)),
+        expand_sizes(tiles.expand_shape(all_pairs, pairs.max_rank, batches.projections)),
     )
 
     dense_shrink_s = timer(lambda: dense.shrink(x, *where))
     tiles_shrink_s = timer(lambda: tiles.shrink(x, *where, by_tiles[0]))
     dense_expand_s = timer(lambda: dense.expand(v, *where, y))
-    tiles_expand_s = timer(lambda: tiles.expand(v, *where, y, by_tiles[1]))
+    tiles_expand_s = timer(lambda: tiles.expand(v, *where, y, all_pairs, by_tiles[1]))
     return {
         "shrink": round(dense_shrink_s / tiles_shrink_s, 2),
         "expand": round(dense_expand_s / tiles_expand_s, 2),

@@ -297,8 +297,8 @@ class EngineStats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     host_bytes_budget: int
     host_bytes_used: int
     num_adapters_on_host: int
-    num_adapter_hits: int  # queued requests whose adapter was on the device
-    num_adapter_misses: int  # queued requests whose adapter was not
+    num_adapter_hits: int  # queued requests whose adapters were all on the device
+    num_adapter_misses: int  # queued requests of which one was not
     num_adapter_reads: int  # disk to host
     num_adapter_read_failures: int
     adapter_read_s: float
@@ -306,7 +306,7 @@ class EngineStats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     adapter_load_s: float
     num_adapter_evictions: int  # from the device
     num_host_evictions: int
-    running_adapters: list[str]  # digests
+    running_adapters: list[str]  # digests; of compositions and routed sets, all members
     waiting_adapters: list[str]
     resident_adapters: list[str]
 

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from motet.core.messages import (
-    AdapterInfo,
     AdapterLoaded,
-    AdapterPinned,
     AdapterRefused,
+    AddRequest,
     FromEngine,
     LoadAdapter,
     PinAdapter,
@@ -30,6 +29,8 @@ from motet.engine.loader import (
     ReadFailed,
     Took,
 )
+from motet.engine.pins import AdapterPins
+from motet.engine.read_adapter import Source
 from motet.engine.store import AdapterStore
 from motet.memory.eviction import Kind, PageCosts
 from motet.memory.unified import UnifiedMemory
@@ -76,35 +77,40 @@ class EngineAdapters:
         self._costs = costs
         self._send = send
         self._read_work_s: dict[str, float] = {}  # of adapters that were not copied since
-        self._awaited_pins: list[PinAdapter] = []  # of adapters that are on their way
+        self._pins = AdapterPins(memory.residency, send)
         self.counts = LoaderCounts()
 
-    def is_referenced(self, digest: str) -> bool:
-        """Whether a request may name it."""
-        return self._store.is_referenced(digest)
+    def unusable(self, request: AddRequest) -> str | None:
+        """Why a request may not have what it names; None if it may."""
+        parts = [part.digest for part in request.parts]
+        named = parts if parts or request.digest is None else [request.digest]
+        if not all(map(self._store.is_referenced, named)):
+            return "the adapter is not loaded"
+        if any(self._store.info(part).routed is not None for part in parts):
+            return "a routed set cannot be a part of a composition"
+        return None
 
-    def info(self, digest: str) -> AdapterInfo:
-        """What is known of an adapter."""
-        return self._store.info(digest)
+    def num_elems(self, digest: str) -> int:
+        """Elements of an adapter's rank rows; of a set, of its gates."""
+        return self._store.num_elems(digest)
 
     def handle(self, message: LoadAdapter | ReleaseAdapter | PinAdapter | UnpinAdapter) -> None:
         """Take one message."""
         match message:
-            case LoadAdapter(operation_id=operation_id, path=path):
-                self._loader.read(operation_id, path)
+            case LoadAdapter(operation_id=operation_id, path=path, expert_paths=expert_paths):
+                self._loader.read(operation_id, Source(path, tuple(expert_paths)))
             case ReleaseAdapter(digest=digest, path=path):
                 self._store.release(digest, path)
                 self.drop_drained()
             case PinAdapter():
                 self._pin(message)
             case UnpinAdapter(digest=digest):
-                if self._residency.is_known(digest) and self._residency.is_pinned(digest):
-                    self._residency.unpin(digest)
+                self._pins.unpin(digest)
 
     def start(self, plan: Plan) -> None:
         """Start what the scheduler has planned."""
         for digest in plan.reads:
-            self._loader.fetch(digest, self._store.paths(digest))
+            self._loader.fetch(digest, self._store.sources(digest))
         for placement in plan.copies:
             self._loader.copy(placement, self._host.copy(placement.digest))
 
@@ -130,7 +136,7 @@ class EngineAdapters:
                     self._costs.observe(Kind.ADAPTER, work_s, num_pages)
                     self._host.let_go(digest)
                     self._residency.finish_load(digest)
-                    self._answer_pins()
+                    self._pins.answer()
                 case CopyFailed(digest=digest, message=message):
                     self._host.let_go(digest)
                     self._residency.fail_load(digest)
@@ -143,7 +149,7 @@ class EngineAdapters:
             is_moving = self._residency.is_loading(digest) or self._host.is_reading(digest)
             if is_moving or self._scheduler.uses_adapter(digest):
                 continue
-            self._refuse_pins(digest, "adapter_not_loaded", "the adapter was let go")
+            self._pins.give_up(digest, "adapter_not_loaded", "the adapter was let go")
             self._prefixes.forget(digest)
             self._residency.forget(digest)
             self._host.drop(digest)
@@ -159,14 +165,21 @@ class EngineAdapters:
         self._loader.close()
 
     def _take_read(self, event: ReadDone) -> None:
-        digest, layout = event.info.digest, event.packed.layout
-        self._store.refer(event.info, event.path)
-        self._residency.register(digest, num_pages=layout.num_pages, num_rows=layout.num_rows)
-        self._count_read(digest, event.took)
+        info = event.parts[0].info
+        self._store.refer(event.parts)
         # Its request comes next, and those that wait already come before it.
-        needed_sooner = self._scheduler.waiting_adapters()
-        self._host.offer(digest, layout.num_pages, event.packed, needed_sooner)
-        self._send(AdapterLoaded(event.operation_id, event.info))
+        needed = {*self._scheduler.waiting_adapters(), *(part.digest for part in event.parts)}
+        for part in event.parts:
+            digest, layout = part.digest, part.packed.layout
+            self._residency.register(
+                digest,
+                num_pages=layout.num_pages,
+                num_rows=layout.num_rows,
+                members=part.members,
+            )
+            self._count_read(digest, event.took.share(layout.num_pages / info.num_pages))
+            self._host.offer(digest, layout.num_pages, part.packed, needed)
+        self._send(AdapterLoaded(event.operation_id, info))
 
     def _count_read(self, digest: str, took: Took) -> None:
         self.counts.num_reads += 1
@@ -185,27 +198,7 @@ class EngineAdapters:
                 "server with a larger --pool-memory",
             )
         else:
-            self._residency.pin(message.digest)
-            self._awaited_pins.append(message)
-            self._answer_pins()
-
-    def _answer_pins(self) -> None:
-        """Tell those who wait for an adapter that has come to the device."""
-        awaited, self._awaited_pins = self._awaited_pins, []
-        for pin in awaited:
-            if self._residency.is_resident(pin.digest):
-                self._send(AdapterPinned(pin.operation_id))
-            else:
-                self._awaited_pins.append(pin)
-
-    def _refuse_pins(self, digest: str, code: str, message: str) -> None:
-        """Tell those who wait for an adapter that it does not come."""
-        awaited, self._awaited_pins = self._awaited_pins, []
-        for pin in awaited:
-            if pin.digest == digest:
-                self._refuse(pin.operation_id, code, message)
-            else:
-                self._awaited_pins.append(pin)
+            self._pins.pin(message)
 
     def _refuse(self, operation_id: str, code: str, message: str) -> None:
         self._send(AdapterRefused(operation_id, code, message))
@@ -215,7 +208,6 @@ class EngineAdapters:
         message = f"The adapter cannot be brought in: {reason}"
         for request_id in self._scheduler.abort_adapter(digest):
             self._send(RequestFailed(request_id, "adapter_unavailable", message))
-        while self._residency.is_pinned(digest):  # else it would be tried in every step
-            self._residency.unpin(digest)
+        # A pin that stayed would have it tried in every step.
+        if self._pins.give_up(digest, "adapter_unavailable", message):
             _log.error("a pinned adapter was unpinned: %r", message)
-        self._refuse_pins(digest, "adapter_unavailable", message)

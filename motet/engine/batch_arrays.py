@@ -4,8 +4,8 @@ Owns: the order of chunks and tokens within a step.
 Does not know: devices, nor how tensors are kept (`runner.py`, `decode_graphs.py`).
 
 Tokens of one adapter stand side by side, so that a segment is a slice of the batch; tokens of the
-base model come last. No loop in Python but one over the chunks for each of the few lists that only
-the sequences know.
+base model come last, and so do those that have none but what a router chooses. No loop in Python
+but one over the chunks for each of the few lists that only the sequences know.
 """
 
 from collections.abc import Sequence
@@ -33,13 +33,15 @@ class BatchArrays:
         page_table: int32 [num_chunks, most pages of a context].
         query_starts: [num_chunks + 1]. First token of each chunk, and the number of all.
         context_lens: [num_chunks].
-        slots: [num_chunks]. Slots of the adapters, ascending; the empty slot for the base model.
+        slots: [num_chunks]. Slots of the adapters, ascending; the empty slot for the base model. Of
+            several adapters that all tokens of a chunk use, the least.
         rows: [num_chunks]. Rows of the sequences in the page table.
         awaits: bool [num_chunks]. Chunks whose one token is sampled by the step before.
         samples: bool [num_chunks]. Chunks that a token follows from.
         given_order: [num_sampling_chunks]. Where, among the sampling chunks as computed, each of
             them stands, in the order in which they were given.
-        num_adapted: chunks with an adapter; they come first.
+        num_adapted: chunks with an adapter that all their tokens use; they come first.
+        several: chunks of compositions and routed sets.
     """
 
     chunks: Sequence[ScheduledChunk]
@@ -55,6 +57,12 @@ class BatchArrays:
     samples: BoolArray
     given_order: IntArray
     num_adapted: int
+    several: Sequence[int]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no token has more than one adapter, nor a router."""
+        return not self.several
 
     @property
     def num_chunks(self) -> int:
@@ -124,7 +132,21 @@ def batch_arrays(
         samples=samples,
         given_order=order[samples].argsort(),
         num_adapted=int(np.searchsorted(slots, empty_slot)),
+        several=[i for i, chunk in enumerate(ordered) if chunk.sequence.members is not None],
     )
+
+
+def rows_of_chunks(arrays: BatchArrays, chunks: IntArray) -> tuple[IntArray, IntArray]:
+    """The tokens of some chunks, one chunk after another, whichever they are.
+
+    Returns:
+        Rows of the batch, [num_rows], and where each chunk's begin among them, [len(chunks) + 1].
+    """
+    lengths = np.diff(arrays.query_starts)[chunks]
+    starts = np.zeros(len(chunks) + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    shifts = arrays.query_starts[chunks] - starts[:-1]
+    return np.arange(starts[-1]) + np.repeat(shifts, lengths), starts
 
 
 def _by_slot(chunks: Sequence[ScheduledChunk], empty_slot: int) -> tuple[IntArray, IntArray]:

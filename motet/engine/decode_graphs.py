@@ -1,7 +1,8 @@
 """Decode steps that are replayed from captured graphs, not launched kernel by kernel.
 
 Owns: which graphs there are, and which of them a batch takes.
-Does not know: how a graph is captured (`cuda_graphs.py`), nor batches with prefill in them.
+Does not know: how a graph is captured (`cuda_graphs.py`), nor batches with prefill, compositions or
+routed sets in them, which are launched kernel by kernel.
 
 A launch costs the host some microseconds, and a decode step has hundreds of them; a graph is one.
 It is bound to shapes and addresses, so there is one for each of a ladder of batch sizes, and a
@@ -59,7 +60,7 @@ def rank_class(max_rank: int) -> int:
 
 
 class DecodeGraphs:
-    """Runs batches in which each chunk is one token.
+    """Runs batches in which each chunk is one token, of the base model or of one adapter.
 
     Args:
         decoder, pool, kernels: the model, its memory, its kernels.

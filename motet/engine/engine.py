@@ -38,7 +38,7 @@ from motet.engine.report import StepCounts, memory_report, stats
 from motet.memory.eviction import Kind, PageCosts
 from motet.memory.unified import UnifiedMemory
 from motet.scheduler.scheduler import Scheduler
-from motet.scheduler.sequence import Batch, BatchLogprobs
+from motet.scheduler.sequence import Batch, BatchLogprobs, Routing
 
 # A step tells what a token costs if it has at least this many for each of its sequences: then
 # prefill makes up most of it.
@@ -54,6 +54,10 @@ class PendingTokens(Protocol):
 
     def logprobs(self) -> BatchLogprobs:
         """What was asked of log probabilities, once the step has run."""
+        ...
+
+    def routing(self) -> Routing:
+        """What was asked of routing, once the step has run."""
         ...
 
 
@@ -175,7 +179,9 @@ class Engine:
         started_s = max(step.launched_s, self._finished_s)  # the device takes one after another
         self._finished_s = time.monotonic()
         self._learn_cost(step.batch, self._finished_s - started_s)
-        outputs = self._scheduler.commit(step.batch, tokens, step.tokens.logprobs())
+        outputs = self._scheduler.commit(
+            step.batch, tokens, step.tokens.logprobs(), step.tokens.routing()
+        )
         self._counts.num_steps += 1
         self._counts.num_output_tokens += sum(len(output.token_ids) for output in outputs)
         self._report(outputs, step.batch)
@@ -187,8 +193,8 @@ class Engine:
 
     def _add(self, request: AddRequest) -> None:
         """Queue a request, or say why it can never run."""
-        if request.digest is not None and not self._adapters.is_referenced(request.digest):
-            self._fail(request.request_id, "adapter_not_loaded", "the adapter is not loaded")
+        if (reason := self._adapters.unusable(request)) is not None:
+            self._fail(request.request_id, "adapter_not_loaded", reason)
             return
         num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
         if num_tokens > self._max_model_len:
@@ -204,7 +210,7 @@ class Engine:
                 request.request_id,
                 "pool_too_small",
                 f"the request needs {self._scheduler.num_pages_needed(request)} pages with its "
-                f"adapter; the pool has {self._memory.pool.num_pages}, of which pinned adapters "
+                f"adapters; the pool has {self._memory.pool.num_pages}, of which pinned adapters "
                 f"keep {self._memory.residency.num_pinned_pages}",
             )
             return

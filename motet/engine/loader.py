@@ -9,17 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from motet.adapters.peft_lora import load_adapter
 from motet.core.errors import AdapterError
-from motet.core.messages import AdapterInfo
 from motet.engine.pace import LoadPace, OneLoad
-from motet.memory.device_pool import DevicePool, PackedAdapter, pack_adapter
-from motet.memory.geometry import Run
+from motet.engine.read_adapter import PackingFormat, Part, Source, read_part, read_parts
+from motet.memory.device_pool import DevicePool, PackedAdapter
 from motet.memory.residency import Placement
 
 
@@ -35,15 +31,22 @@ class Took:
     seconds: float
     work_s: float
 
+    def share(self, fraction: float) -> "Took":
+        """What of it went to a part of what was loaded."""
+        return Took(self.seconds * fraction, self.work_s * fraction)
+
 
 @dataclass(frozen=True)
 class ReadDone:
-    """An adapter is checked, packed and in host memory."""
+    """An adapter, or a routed set with its members, is checked, packed and in host memory.
+
+    Attributes:
+        parts: as `read_parts` returns them.
+        took: for all of these.
+    """
 
     operation_id: str
-    path: str
-    packed: PackedAdapter
-    info: AdapterInfo
+    parts: Sequence[Part]
     took: Took
 
 
@@ -123,19 +126,20 @@ class AdapterLoader:
         is_cuda = pool.data.device.type == "cuda"
         self.pace = LoadPace(gives_way=not is_cuda)
         self._stream = torch.Stream(pool.data.device) if is_cuda else None
+        self._packing = PackingFormat(pool.geometry, pool.data.dtype, pinned=is_cuda)
 
-    def read(self, operation_id: str, path: str) -> None:
-        """Start reading an adapter directory; ends with `ReadDone` or `ReadFailed`."""
-        self._start(self._readers, lambda pace: self._read(operation_id, path, pace))
+    def read(self, operation_id: str, source: Source) -> None:
+        """Start reading an adapter or routed set; ends with `ReadDone` or `ReadFailed`."""
+        self._start(self._readers, lambda pace: self._read(operation_id, source, pace))
 
-    def fetch(self, digest: str, paths: Sequence[str]) -> None:
-        """Start reading a known adapter again; ends with `FetchDone` or `FetchFailed`.
+    def fetch(self, digest: str, sources: Sequence[Source]) -> None:
+        """Start reading a known adapter, or a set's gates, again; `FetchDone` or `FetchFailed`.
 
         Args:
             digest: what it has to be.
-            paths: directories to try, in order.
+            sources: directories to try, in order.
         """
-        self._start(self._readers, lambda pace: self._fetch(digest, paths, pace))
+        self._start(self._readers, lambda pace: self._fetch(digest, sources, pace))
 
     def copy(self, placement: Placement, packed: PackedAdapter) -> None:
         """Start copying an adapter to its pages; ends with `CopyDone` or `CopyFailed`.
@@ -171,62 +175,40 @@ class AdapterLoader:
         self._events.put(event)
         self._wake()
 
-    def _read(self, operation_id: str, path: str, pace: OneLoad) -> LoaderEvent:
+    def _read(self, operation_id: str, source: Source, pace: OneLoad) -> LoaderEvent:
         started_s = time.monotonic()
         try:
-            packed, info = self._packed(path, pace)
-            self._require_room(info.num_pages)
+            parts = read_parts(source, self._packing, pace)
+            self._require_room(parts)
         except AdapterError as error:
             return ReadFailed(operation_id, error)
         except Exception as error:  # a thread has no caller: whatever happens must be answered
             reason = f"the adapter could not be read: {type(error).__name__}: {error}"
             return ReadFailed(operation_id, AdapterError(reason))
-        return ReadDone(operation_id, path, packed, info, _took(started_s, pace))
+        return ReadDone(operation_id, parts, _took(started_s, pace))
 
-    def _fetch(self, digest: str, paths: Sequence[str], pace: OneLoad) -> LoaderEvent:
+    def _fetch(self, digest: str, sources: Sequence[Source], pace: OneLoad) -> LoaderEvent:
         started_s = time.monotonic()
         reasons = []
-        for path in paths:
+        for source in sources:
             try:
-                packed, info = self._packed(path, pace)
+                part = read_part(source, self._packing, pace)
             except AdapterError as error:
-                reasons.append(f"{path}: {error.message}")
+                reasons.append(f"{source.path}: {error.message}")
             except Exception as error:  # as above
-                reasons.append(f"{path}: {type(error).__name__}: {error}")
+                reasons.append(f"{source.path}: {type(error).__name__}: {error}")
             else:
-                if info.digest == digest:
-                    return FetchDone(digest, packed, _took(started_s, pace))
-                reasons.append(f"{path}: its files have changed since it was loaded")
+                if part.digest == digest:
+                    return FetchDone(digest, part.packed, _took(started_s, pace))
+                reasons.append(f"{source.path}: its files have changed since it was loaded")
         return FetchFailed(digest, "; ".join(reasons))
 
-    def _packed(self, path: str, pace: OneLoad) -> tuple[PackedAdapter, AdapterInfo]:
-        """Read, check and pack. Raises AdapterError."""
-        geometry = self._pool.geometry
-        adapter = load_adapter(Path(path), geometry.shape, is_resolved=True, pace=pace)
+    def _require_room(self, parts: Sequence[Part]) -> None:
+        """Raises AdapterError for an adapter or routed set that could never be brought in.
 
-        def rows_of(run: Run) -> Tensor:
-            delta = adapter.deltas[run.layer, run.module]
-            return delta.b.T if run.is_b else delta.a
-
-        packed = pack_adapter(
-            geometry,
-            self._pool.data.dtype,
-            {key: delta.rank for key, delta in adapter.deltas.items()},
-            rows_of,
-            pinned=self._stream is not None,
-            pace=pace,
-        )
-        info = AdapterInfo(
-            digest=adapter.digest,
-            max_rank=adapter.max_rank,
-            modules=[module.name.lower() for module in adapter.modules],
-            num_parameters=adapter.num_parameters,
-            num_pages=packed.layout.num_pages,
-        )
-        return packed, info
-
-    def _require_room(self, num_pages: int) -> None:
-        """Raises AdapterError for an adapter that could never be brought in."""
+        All parts are on the device together. Host memory has them one after another.
+        """
+        num_pages = parts[0].info.num_pages
         num_pool_pages = self._pool.data.shape[1]
         if num_pages >= num_pool_pages:
             raise AdapterError(
@@ -234,9 +216,10 @@ class AdapterLoader:
                 f"whole pool has {num_pool_pages}; start the server with a larger --pool-memory",
                 code="adapter_too_large",
             )
-        if num_pages > self._host_budget_pages:
+        most_pages = max(part.packed.layout.num_pages for part in parts)
+        if most_pages > self._host_budget_pages:
             raise AdapterError(
-                f"the adapter takes {num_pages} pages, but host memory is given to at most "
+                f"the adapter takes {most_pages} pages, but host memory is given to at most "
                 f"{self._host_budget_pages}; start the server with a larger --host-adapter-memory",
                 code="adapter_too_large",
             )

@@ -118,5 +118,5 @@ def _adapter_fill(memory: UnifiedMemory, adapters: EngineAdapters, resident: lis
     """Elements of the rank rows over the elements of the pages they lie in; 1 without any."""
     page_elems = memory.geometry.page_elems * memory.geometry.shape.num_layers
     num_elems = sum(memory.residency.num_pages(digest) for digest in resident) * page_elems
-    num_used = sum(adapters.info(digest).num_parameters for digest in resident)
+    num_used = sum(adapters.num_elems(digest) for digest in resident)
     return num_used / num_elems if num_elems else 1.0

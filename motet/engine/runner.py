@@ -6,12 +6,13 @@ Does not know: why these sequences were chosen, nor what becomes of their tokens
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from motet.engine.batch_arrays import BatchArrays, batch_arrays, segment_starts
+from motet.engine.batch_arrays import BatchArrays, batch_arrays
 from motet.engine.decode_graphs import DecodeGraphs
 from motet.engine.last_tokens import LastTokens
 from motet.engine.logprobs import (
@@ -21,6 +22,8 @@ from motet.engine.logprobs import (
     own_logits,
     prompt_rows,
 )
+from motet.engine.lora_batch import lora_batch, max_fixed_rank
+from motet.engine.routed_batch import PendingRouting, pending_routing
 from motet.engine.sampler import SampledTokens, SamplingRow, sample
 from motet.engine.token_mask import token_mask
 from motet.engine.transfer import Download, Values, upload
@@ -29,7 +32,14 @@ from motet.memory.device_pool import DevicePool
 from motet.models.context import ForwardContext, LoraContext
 from motet.models.decoder import Decoder, HiddenStates
 from motet.scheduler.page_table import PageTable
-from motet.scheduler.sequence import NO_LOGPROBS, Batch, BatchLogprobs, ScheduledChunk
+from motet.scheduler.sequence import (
+    NO_LOGPROBS,
+    NO_ROUTING,
+    Batch,
+    BatchLogprobs,
+    Routing,
+    ScheduledChunk,
+)
 
 
 class PendingTokens:
@@ -39,6 +49,7 @@ class PendingTokens:
         sampled: what was sampled, as computed.
         given_order: see `BatchArrays`.
         of_tokens, of_prompts: what was asked of log probabilities; None, if nothing.
+        of_routers: what was asked of routing.
     """
 
     def __init__(
@@ -47,12 +58,14 @@ class PendingTokens:
         given_order: np.ndarray,
         of_tokens: PendingLogprobs | None,
         of_prompts: PendingLogprobs | None,
+        of_routers: Sequence[PendingRouting],
     ) -> None:
         self._token_ids = Download(sampled.token_ids)
         self._is_usable = Download(sampled.is_usable)
         self._given_order = given_order
         self._of_tokens = of_tokens
         self._of_prompts = of_prompts
+        self._of_routers = of_routers
 
     def wait(self) -> list[int | None]:
         """A token for each sampling chunk, in the batch's order; None: its logits were not finite.
@@ -77,6 +90,12 @@ class PendingTokens:
             if any(math.isnan(each.logprob) for each in told)
         }
         return BatchLogprobs(tokens, prompts, not_finite)
+
+    def routing(self) -> Routing:
+        """The routing that was asked for. Returns once the step has run."""
+        if not self._of_routers:
+            return NO_ROUTING
+        return dict(chain.from_iterable(each.wait().items() for each in self._of_routers))
 
 
 class ModelRunner:
@@ -161,7 +180,7 @@ class ModelRunner:
         arrays = batch_arrays(
             batch.chunks, self._page_table, self._pool.geometry.page_size, self._pool.empty_slot
         )
-        logits, of_prompts = self._compute(arrays)
+        logits, of_prompts, of_routers = self._compute(arrays)
         chunks = [chunk for chunk in arrays.chunks if chunk.samples]
         own = own_logits(logits, chunks)
         # From here on the logits are no longer the model's own: masks and penalties change them.
@@ -171,19 +190,24 @@ class ModelRunner:
         if self.overlaps:
             self._last_tokens.keep(arrays, sampled.token_ids)
         of_tokens = None if own is None else own.of_sampled(sampled)
-        return PendingTokens(sampled, arrays.given_order, of_tokens, of_prompts)
+        return PendingTokens(sampled, arrays.given_order, of_tokens, of_prompts, of_routers)
 
-    def _compute(self, arrays: BatchArrays) -> tuple[Tensor, PendingLogprobs | None]:
-        """Logits, float32 [num_sampling_chunks, vocab_size]; and what is asked of prompts."""
-        max_rank = int(self._pool.max_ranks[arrays.slots[: arrays.num_adapted]].max(initial=0))
-        if self._graphs is not None and arrays.is_decode:
-            return self._graphs.run(arrays, max_rank, self._last_tokens), None
+    def _compute(
+        self, arrays: BatchArrays
+    ) -> tuple[Tensor, PendingLogprobs | None, list[PendingRouting]]:
+        """Logits, float32 [num_sampling_chunks, vocab_size], and what is asked besides."""
+        max_rank = max_fixed_rank(arrays, self._pool)
+        if self._graphs is not None and arrays.is_decode and arrays.is_plain:
+            return self._graphs.run(arrays, max_rank, self._last_tokens), None, []
         token_ids = self._upload(arrays.token_ids, torch.int64)
         self._last_tokens.fill_in(arrays, token_ids)
-        hidden = self._decoder.hidden_states(token_ids, self._context(arrays, max_rank))
+        lora = lora_batch(arrays, self._pool, max_rank)
+        hidden = self._decoder.hidden_states(token_ids, self._context(arrays, lora.context))
         logits_rows = self._upload(arrays.logits_rows, torch.int64)
         logits = self._decoder.logits(hidden, logits_rows, self._kernels)
-        return logits, None if arrays.is_decode else self._prompt_logprobs(arrays, hidden)
+        of_prompts = None if arrays.is_decode else self._prompt_logprobs(arrays, hidden)
+        asked = [pending_routing(arrays, routed) for routed in lora.routed]
+        return logits, of_prompts, [each for each in asked if each is not None]
 
     def _prompt_logprobs(self, arrays: BatchArrays, hidden: HiddenStates) -> PendingLogprobs | None:
         """What is asked of prompts; None, if nothing."""
@@ -198,7 +222,7 @@ class ModelRunner:
         told = likelihoods(blocks, targets, max(each.num_top for each in asked))
         return PendingLogprobs(asked, targets, told)
 
-    def _context(self, arrays: BatchArrays, max_rank: int) -> ForwardContext:
+    def _context(self, arrays: BatchArrays, lora: LoraContext | None) -> ForwardContext:
         num_new = np.diff(arrays.query_starts)
         attention = AttentionBatch(
             page_table=self._upload(arrays.page_table, torch.int32),
@@ -214,27 +238,8 @@ class ModelRunner:
             attention=attention,
             positions=self._upload(arrays.positions, torch.int64),
             kv_slots=self._upload(arrays.kv_slots, torch.int64),
-            lora=self._lora(arrays, num_new, max_rank),
+            lora=lora,
         )
-
-    def _lora(self, arrays: BatchArrays, num_new: np.ndarray, max_rank: int) -> LoraContext | None:
-        """The pairs of the tokens with an adapter, which come first; None without any."""
-        num_adapted = arrays.num_adapted
-        if num_adapted == 0:
-            return None
-        num_pairs = int(arrays.query_starts[num_adapted])
-        pairs = LoraPairs(
-            tokens=torch.arange(num_pairs, dtype=torch.int32, device=self._device),
-            slots=self._upload(
-                np.repeat(arrays.slots[:num_adapted], num_new[:num_adapted]), torch.int32
-            ),
-            weights=torch.ones(num_pairs, dtype=torch.float32, device=self._device),
-            segment_starts=self._upload(
-                arrays.query_starts[segment_starts(arrays.slots[:num_adapted])], torch.int32
-            ),
-            max_rank=max_rank,
-        )
-        return LoraContext(tables=self._pool.tables, pairs=pairs)
 
     def _upload(self, values: Values, dtype: torch.dtype) -> Tensor:
         return upload(values, dtype, self._device)

@@ -17,6 +17,7 @@ from motet.kernels.compiled import compiled, floats
 from motet.kernels.fused_cpu_loops import add_rms_norm, rotate_and_write_kv, silu_mul
 from motet.kernels.linear_cpu_loops import multiply
 from motet.kernels.lora_cpu_loops import Pairs, expand, shrink
+from motet.kernels.routing_cpu_loops import Routed, laid_pairs, laid_partial, shrink_routed
 
 QKV, O, GATE_UP, DOWN = 0, 1, 2, 3  # noqa: E741 - the projection's usual name
 """Linear projections of a layer, as the tables number them."""
@@ -44,9 +45,10 @@ Tokens = tuple[int, int, int]
 Pool = tuple[int, int, int]
 """Its address, bytes of a layer, page_size."""
 
-Lora = tuple[tuple[int, int, int, int], Pairs, int, int, int]
-"""Addresses of row_offsets, run_starts and ranks, and the number of layers; pairs, of no segment
-in a batch without adapters; address of their weights; address of v, and its rows."""
+Lora = tuple[tuple[int, int, int, int], Pairs, int, int, int, Routed]
+"""Addresses of row_offsets, run_starts and ranks, and the number of layers; fixed pairs, of no
+segment in a batch without; address of their weights; address of v, and its rows; routed tokens, of
+no segment in a batch without."""
 
 Workspace = tuple[int, ...]
 """Addresses of float32 rows, one a token: normed, qkv, attended, delta, gate_up, activated."""
@@ -83,19 +85,27 @@ def _project(
         projections[projection, IN_FEATURES],
     )
     x_rows, y_rows = (x, in_features, in_features), (y, out_features, out_features)
-    (row_offsets, run_starts, ranks, num_layers), pairs, weights, v, num_v_rows = lora
-    num_segments = pairs[3]
+    (row_offsets, run_starts, ranks, num_layers), pairs, weights, v, num_v_rows, routed = lora
+    has_pairs, has_routed = pairs[4] > 0, routed[0][4] > 0
     tables = (row_offsets, run_starts, ranks, layer * NUM_MODULES, num_layers * NUM_MODULES)
     siblings = (projections[projection, SIBLINGS], projections[projection, NUM_SIBLINGS])
-    if num_segments > 0:
-        shrink(tables, pairs, siblings, x_rows, pool, (v, num_v_rows), num_threads)
+    partial = (v, siblings[1] * num_v_rows, num_v_rows)
+    num_routed_segments = 0
+    if has_pairs:
+        shrink(tables, pairs, siblings, x_rows, pool, partial, num_threads)
+    if has_routed:
+        num_routed_segments = shrink_routed(tables, routed, siblings, x_rows, pool, num_threads)
     linear = linears[layer, projection]
     weight = (linear[PANELS], linear[SCALES], out_features, in_features, weight_bytes)
     multiply(kind, (x, in_features, num_rows), weight, (y, out_features, num_rows), num_threads)
     if linear[BIAS] != 0:
         _add_bias(y, linear[BIAS], num_rows, out_features, num_threads)
-    if num_segments > 0:
-        expand(tables, pairs, weights, siblings, (v, num_v_rows), pool, y_rows, num_threads)
+    if has_pairs:
+        expand(tables, pairs, weights, siblings, partial, pool, y_rows, num_threads)
+    if num_routed_segments > 0:
+        laid, by_pair = routed[6], laid_partial(routed[7])
+        pairs = laid_pairs(laid, num_routed_segments)
+        expand(tables, pairs, laid[2], siblings, by_pair, pool, y_rows, num_threads)
 
 
 @compiled()

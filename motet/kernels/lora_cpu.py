@@ -15,6 +15,7 @@ ranks also differ by layer and module.
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -52,22 +53,23 @@ def shrink(
         the true rank are undefined.
     """
     _check(x, pool, tables, pairs)
-    num_rows = num_partial_rows(pairs)
+    num_rows = num_partial_rows(pairs.max_rank)
     padded = torch.empty((pairs.num_pairs, len(projections), num_rows))
     v = padded[:, :, : pairs.max_rank]
     longest = _longest_in_place(pool, [x.shape[1]])
     if longest > 0 and pairs.num_pairs > 0:
         loops.shrink(
-            _table_addresses(tables, layer),
-            _pair_addresses(pairs, longest),
-            _sibling_addresses(projections),
+            table_addresses(tables, layer),
+            pair_addresses(pairs, longest),
+            sibling_addresses(projections),
             (x.data_ptr(), x.stride(0), x.shape[1]),
             pool.data_ptr(),
-            (padded.data_ptr(), num_rows),
+            (padded.data_ptr(), padded.stride(0), padded.stride(1)),
             torch.get_num_threads(),
         )
-    for slot, first, last in _segments_longer_than(longest, pairs):
-        runs = _runs(tables, slot, layer, projections, side=0)
+    for segment in _segments_longer_than(longest, pairs):
+        first, last = segment.first, segment.last
+        runs = _runs(tables, segment, layer, projections, side=0)
         rows = _gather(pool, tables, runs, x.shape[1])
         products = x[_token_rows(pairs, first, last)].float() @ rows.T
         begin = 0
@@ -103,18 +105,19 @@ def expand(
     longest = _longest_in_place(pool, [p.out_features for p in projections])
     if longest > 0 and pairs.num_pairs > 0:
         loops.expand(
-            _table_addresses(tables, layer),
-            _pair_addresses(pairs, longest),
+            table_addresses(tables, layer),
+            pair_addresses(pairs, longest),
             pairs.weights.data_ptr(),
-            _sibling_addresses(projections),
-            (v.data_ptr(), v.stride(1)),
+            sibling_addresses(projections),
+            (v.data_ptr(), v.stride(0), v.stride(1)),
             pool.data_ptr(),
             (y.data_ptr(), y.stride(0), y.shape[1]),
             torch.get_num_threads(),
         )
-    for slot, first, last in _segments_longer_than(longest, pairs):
+    for segment in _segments_longer_than(longest, pairs):
+        first, last = segment.first, segment.last
         tokens = _token_rows(pairs, first, last)
-        runs = _runs(tables, slot, layer, projections, side=1)
+        runs = _runs(tables, segment, layer, projections, side=1)
         for s, (projection, run) in enumerate(zip(projections, runs, strict=True)):
             if run[1] == 0:
                 continue
@@ -129,9 +132,9 @@ def expand(
                 columns.index_add_(0, tokens, weighted @ rows)
 
 
-def num_partial_rows(pairs: LoraPairs) -> int:
+def num_partial_rows(max_rank: int) -> int:
     """Rank rows that v must have room for: the loops write whole blocks of them."""
-    return -(-pairs.max_rank // ROW_BLOCK) * ROW_BLOCK
+    return -(-max_rank // ROW_BLOCK) * ROW_BLOCK
 
 
 def _check(tokens_by_features: Tensor, pool: Tensor, tables: LoraTables, pairs: LoraPairs) -> None:
@@ -153,6 +156,10 @@ def check_tables(tables: LoraTables, pairs: LoraPairs) -> None:
     assert pairs.tokens.dtype == pairs.slots.dtype == torch.int32, "pairs must be int32"
     assert pairs.segment_starts.dtype == torch.int32, "segment_starts must be int32"
     assert pairs.weights.dtype == torch.float32, "weights must be float32"
+    if pairs.siblings is not None:
+        assert pairs.siblings.dtype == torch.int32, "siblings must be int32"
+        assert pairs.siblings.shape == pairs.slots.shape, "siblings must have an entry for a pair"
+        assert pairs.siblings.is_contiguous(), "siblings must be contiguous"
     for owner, names in (
         (tables, ("row_offsets", "run_starts", "ranks")),
         (pairs, ("tokens", "slots", "weights", "segment_starts")),
@@ -170,7 +177,8 @@ def _longest_in_place(pool: Tensor, widths: list[int]) -> int:
     return LONG_SEGMENT - 1 if is_fit else 0
 
 
-def _table_addresses(tables: LoraTables, layer: int) -> loops.Tables:
+def table_addresses(tables: LoraTables, layer: int) -> loops.Tables:
+    """The tables, as the loops take them."""
     _, num_layers, num_modules = tables.ranks.shape
     return (
         tables.row_offsets.data_ptr(),
@@ -181,17 +189,20 @@ def _table_addresses(tables: LoraTables, layer: int) -> loops.Tables:
     )
 
 
-def _pair_addresses(pairs: LoraPairs, longest: int) -> loops.Pairs:
+def pair_addresses(pairs: LoraPairs, longest: int) -> loops.Pairs:
+    """Pairs, as the loops take them; segments of more than `longest` are left out."""
     return (
         pairs.tokens.data_ptr(),
         pairs.slots.data_ptr(),
         pairs.segment_starts.data_ptr(),
+        0 if pairs.siblings is None else pairs.siblings.data_ptr(),
         pairs.num_segments,
         longest,
     )
 
 
-def _sibling_addresses(projections: tuple[Projection, ...]) -> loops.Siblings:
+def sibling_addresses(projections: tuple[Projection, ...]) -> loops.Siblings:
+    """Projections, as the loops take them."""
     return projection_table(projections).ctypes.data, len(projections)
 
 
@@ -203,14 +214,23 @@ def projection_table(
     return np.array([(p.module, p.out_start, p.out_features) for p in projections], np.int32)
 
 
-def _segments_longer_than(longest: int, pairs: LoraPairs) -> Iterator[tuple[int, int, int]]:
-    """(slot, first pair, last pair) of each such segment."""
+class _Segment(NamedTuple):
+    """A segment's slot, its siblings' bits, and its pairs `first:last`."""
+
+    slot: int
+    siblings: int
+    first: int
+    last: int
+
+
+def _segments_longer_than(longest: int, pairs: LoraPairs) -> Iterator[_Segment]:
     if pairs.num_pairs <= longest:
         return
     starts = pairs.segment_starts.tolist()
     for first, last in pairwise(starts):
         if last - first > longest:
-            yield int(pairs.slots[first]), first, last
+            siblings = -1 if pairs.siblings is None else int(pairs.siblings[first])
+            yield _Segment(int(pairs.slots[first]), siblings, first, last)
 
 
 def _token_rows(pairs: LoraPairs, first: int, last: int) -> Tensor | slice:
@@ -223,12 +243,22 @@ def _token_rows(pairs: LoraPairs, first: int, last: int) -> Tensor | slice:
 
 
 def _runs(
-    tables: LoraTables, slot: int, layer: int, projections: tuple[Projection, ...], side: int
+    tables: LoraTables,
+    segment: _Segment,
+    layer: int,
+    projections: tuple[Projection, ...],
+    side: int,
 ) -> list[tuple[int, int]]:
-    """(first entry in `row_offsets`, rank) of each projection, of A (side 0) or B (1)."""
-    ranks = tables.ranks[slot, layer].tolist()
-    starts = tables.run_starts[slot, layer, :, side].tolist()
-    return [(starts[p.module], ranks[p.module]) for p in projections]
+    """(first entry in `row_offsets`, rank) of each projection, of A (side 0) or B (1).
+
+    The rank is 0 in projections that the segment is not for.
+    """
+    ranks = tables.ranks[segment.slot, layer].tolist()
+    starts = tables.run_starts[segment.slot, layer, :, side].tolist()
+    return [
+        (starts[p.module], ranks[p.module] if segment.siblings >> s & 1 else 0)
+        for s, p in enumerate(projections)
+    ]
 
 
 def _gather(pool: Tensor, tables: LoraTables, runs: list[tuple[int, int]], width: int) -> Tensor:

@@ -5,11 +5,12 @@ Does not know: torch, nor how a tile is computed (`rows_cpu.py`). A tensor comes
 of its first element, because a dispatch with tuples of integers costs a fifth of one with arrays;
 the callers check what lies there.
 
-The work is a list of runs, one for each segment and projection that has rank rows. A run has
-equal units: `ROW_BLOCK` rank rows for shrink, `COLUMN_BLOCK` columns for expand. A unit costs what
-it reads (`READ_COST`) and once more for each token it serves. Each thread takes an equal share of
-the summed cost, whatever the mix of ranks. Every number is computed by one thread, always in the
-same order, so results do not depend on how many threads there are.
+The work is a list of runs, one for each segment and projection that has rank rows. What is read of
+a run costs `READ_COST`, and once more for each token it serves. Each thread takes an equal share
+of the summed cost, whatever the mix of ranks: for shrink some runs, divided between blocks of rank
+rows; for expand some columns, for which it goes through all runs. So every number of v and y is
+computed by one thread, always in the same order: results do not depend on how many threads there
+are, and a token may have any number of pairs. Rounds (see `types.LoraPairs`) need no attention.
 """
 
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from motet.kernels.compiled import compiled, ints, pointer
 from motet.kernels.rows_cpu import COLUMN_BLOCK, MOST_VECTORS, ROW_BLOCK, add_rows, dot_rows
+from motet.kernels.simd_cpu import LANES
 
 READ_COST = 16
 """Cost of reading a row from memory, in units of one token's arithmetic with it in cache."""
@@ -33,14 +35,16 @@ GATHER_PARALLEL_MIN_BYTES = 2 * 1024 * 1024
 Tables = tuple[int, int, int, int, int]
 """Addresses of row_offsets, run_starts, ranks; the layer's first entry in a slot; a slot's size."""
 
-Pairs = tuple[int, int, int, int, int]
-"""Addresses of tokens, slots, segment_starts; num_segments; pairs of the longest segment to do."""
+Pairs = tuple[int, int, int, int, int, int]
+"""Addresses of tokens, slots, segment_starts and of the siblings' bits, 0 for all siblings;
+num_segments; pairs of the longest segment to do."""
 
 Siblings = tuple[int, int]
 """Address of int32 [n, 3] (module, out_start, out_features); n."""
 
-Partial = tuple[int, int]
-"""Address of v, float32 [num_pairs, num_projections, num_rows]; num_rows."""
+Partial = tuple[int, int, int]
+"""Address of v, float32; elements from one pair to the next, and from one projection to the next:
+0 where each pair is for one projection alone."""
 
 Rows = tuple[int, int, int]
 """Address of float32 rows, elements from one to the next, and how many of them are used."""
@@ -49,52 +53,54 @@ Plan = NDArray[np.int64]
 
 
 @compiled()
-def _plan(tables: Tables, pairs: Pairs, siblings: Siblings, is_expand: bool) -> Any:
-    """The runs of a batch, and their summed cost.
+def _plan(tables: Tables, pairs: Pairs, siblings: Siblings, side: int) -> Any:
+    """The runs of a batch, of A (side 0) or B (1).
 
     Returns:
-        int64 [num_runs, 8]: first pair, last pair (exclusive), projection, rank, first entry in
-        `row_offsets`, summed cost of the runs before, number of units, cost of a unit.
+        int64 [num_runs, 5]: first pair, last pair (exclusive), projection, rank, first entry in
+        `row_offsets`.
     """
     _, run_starts, ranks, table_base, table_stride = tables
-    _, slots, segment_starts, num_segments, longest_segment = pairs
+    _, slots, segment_starts, masks, num_segments, longest_segment = pairs
     projections, num_projections = siblings
     starts = ints(segment_starts, num_segments + 1)
     slot_of = ints(slots, starts[num_segments])
     modules = ints(projections, 3 * num_projections)
-    plan = np.empty((num_segments * num_projections, 8), np.int64)
-    num_runs, total_cost = 0, 0
+    plan = np.empty((num_segments * num_projections, 5), np.int64)
+    num_runs = 0
     for segment in range(num_segments):
         start, end = starts[segment], starts[segment + 1]
-        if end - start > longest_segment:
+        if start == end or end - start > longest_segment:
             continue
+        mask = -1 if masks == 0 else int64(ints(masks + 4 * start, 1)[0])
         slot_entry = slot_of[start] * table_stride + table_base
         for s in range(num_projections):
             entry = slot_entry + modules[3 * s]
             rank = int64(ints(ranks + 4 * entry, 1)[0])
-            if rank == 0:
+            if rank == 0 or (mask >> s) & 1 == 0:
                 continue
-            unit_cost = READ_COST + int64(end - start)
-            num_units = (rank + ROW_BLOCK - 1) // ROW_BLOCK
-            if is_expand:
-                unit_cost *= rank
-                num_units = (modules[3 * s + 2] + COLUMN_BLOCK - 1) // COLUMN_BLOCK
             run = plan[num_runs]
             run[0], run[1], run[2], run[3] = start, end, s, rank
-            run[4] = ints(run_starts + 8 * entry, 2)[1 if is_expand else 0]
-            run[5], run[6], run[7] = total_cost, num_units, unit_cost
+            run[4] = ints(run_starts + 8 * entry, 2)[side]
             num_runs += 1
-            total_cost += num_units * unit_cost
-    return plan[:num_runs], total_cost
+    return plan[:num_runs]
 
 
 @compiled()
-def _share(run: Plan, low: int, high: int) -> tuple[int, int]:
-    """The units of a run that lie in a thread's share [low, high) of the summed cost."""
-    begin, num_units, unit_cost = run[5], run[6], run[7]
-    first = (low - begin + unit_cost - 1) // unit_cost
-    last = (high - begin + unit_cost - 1) // unit_cost
-    return max(first, 0), min(last, num_units)
+def _unit_cost(run: Plan) -> Any:
+    """What one rank row of a run costs, in reading it and in serving the run's pairs."""
+    return int64(READ_COST + run[1] - run[0])
+
+
+@compiled()
+def _num_row_blocks(run: Plan) -> Any:
+    return (run[3] + ROW_BLOCK - 1) // ROW_BLOCK
+
+
+@compiled()
+def _units_within(cost: int, unit_cost: int, num_units: int) -> int:
+    """How many of some units begin within this cost."""
+    return min(max((cost + unit_cost - 1) // unit_cost, 0), num_units)
 
 
 @compiled()
@@ -117,31 +123,25 @@ def _row_addresses(rows: Rows, indices: Any, first: int, last: int) -> Any:
 
 
 @compiled()
-def _partial_addresses(v: Partial, num_projections: int, s: int, first: int, row: int) -> Any:
+def _partial_addresses(v: Partial, s: int, first: int, row: int) -> Any:
     """Addresses in v of four neighbouring pairs."""
-    stride = 4 * num_projections * v[1]
-    start = v[0] + first * stride + 4 * (s * v[1] + row)
+    stride = 4 * v[1]
+    start = v[0] + first * stride + 4 * (s * v[2] + row)
     return start, start + stride, start + 2 * stride, start + 3 * stride
 
 
 @compiled()
 def _shrink_share(
-    plan: Plan,
-    low: int,
-    high: int,
-    tables: Tables,
-    pairs: Pairs,
-    siblings: Siblings,
-    x: Rows,
-    pool: int,
-    v: Partial,
+    plan: Plan, low: int, high: int, tables: Tables, pairs: Pairs, x: Rows, pool: int, v: Partial
 ) -> None:
-    """One thread's share of a shrink."""
+    """One thread's share of a shrink: what begins in [low, high) of the summed cost."""
+    begin = 0
     for i in range(len(plan)):
         run = plan[i]
-        first, last = _share(run, low, high)
-        row = first * ROW_BLOCK
-        num_rows = min(last * ROW_BLOCK, run[3]) - row
+        cost, num_blocks = _unit_cost(run), _num_row_blocks(run)
+        row = ROW_BLOCK * _units_within(low - begin, cost, num_blocks)
+        num_rows = min(ROW_BLOCK * _units_within(high - begin, cost, num_blocks), run[3]) - row
+        begin += cost * num_blocks
         if num_rows <= 0:
             continue
         following = plan[min(i + 1, len(plan) - 1)]
@@ -158,7 +158,7 @@ def _shrink_share(
                 following[3],
                 ROW_BLOCK,
                 _row_addresses(x, tokens, pair, end),
-                _partial_addresses(v, siblings[1], run[2], pair, row),
+                _partial_addresses(v, run[2], pair, row),
             )
 
 
@@ -181,19 +181,62 @@ def shrink(
         v: with room for the ranks rounded up to `ROW_BLOCK`.
         num_threads: shares that the work is divided into.
     """
-    plan, total = _plan(tables, pairs, siblings, False)
+    plan = _plan(tables, pairs, siblings, 0)
+    total = 0
+    for i in range(len(plan)):
+        total += _unit_cost(plan[i]) * _num_row_blocks(plan[i])
     if total * ROW_BLOCK * x[2] < PARALLEL_MIN_COST:
-        _shrink_share(plan, 0, total, tables, pairs, siblings, x, pool, v)
+        _shrink_share(plan, 0, total, tables, pairs, x, pool, v)
     else:
         for i in prange(num_threads):
             low, high = total * i // num_threads, total * (i + 1) // num_threads
-            _shrink_share(plan, low, high, tables, pairs, siblings, x, pool, v)
+            _shrink_share(plan, low, high, tables, pairs, x, pool, v)
+
+
+@compiled()
+def _divide_columns(plan: Plan, siblings: Siblings, num_threads: int) -> Any:
+    """Columns of each projection for each thread, so that all have about the same cost.
+
+    Returns:
+        int64 [num_shares, num_projections, 2]: the first, and the one after the last; multiples
+        of `LANES`. One share where the work is not worth waking other threads.
+    """
+    projections, num_projections = siblings
+    table = ints(projections, 3 * num_projections)
+    costs = np.zeros(num_projections, np.int64)  # of `LANES` columns of each projection
+    for i in range(len(plan)):
+        run = plan[i]
+        costs[run[2]] += _unit_cost(run) * run[3]
+    total = 0
+    for s in range(num_projections):
+        total += costs[s] * (table[3 * s + 2] // LANES)
+    num_shares = 1 if total * LANES < PARALLEL_MIN_COST else num_threads
+    spans = np.zeros((num_shares, num_projections, 2), np.int64)
+    for i in range(num_shares):
+        low, high = total * i // num_shares, total * (i + 1) // num_shares
+        for s in range(num_projections):
+            num_parts = int64(table[3 * s + 2] // LANES)
+            if costs[s] > 0:
+                spans[i, s, 0] = LANES * _units_within(low, costs[s], num_parts)
+                spans[i, s, 1] = LANES * _units_within(high, costs[s], num_parts)
+            low -= costs[s] * num_parts
+            high -= costs[s] * num_parts
+    return spans
+
+
+@compiled()
+def _next_run(plan: Plan, spans: Any, i: int) -> int:
+    """The first run from the i-th on of which a thread has columns; the number of runs if none."""
+    while i < len(plan) and spans[plan[i, 2], 0] == spans[plan[i, 2], 1]:
+        i += 1
+    return i
 
 
 @compiled()
 def _expand_columns(
     run: Plan,
     following: Plan,
+    next_column: int,
     column: int,
     end_column: int,
     tables: Tables,
@@ -205,13 +248,13 @@ def _expand_columns(
     y: Rows,
 ) -> None:
     """Some columns of a run, at most `COLUMN_BLOCK`, for all its pairs."""
-    projections, num_projections = siblings
     tokens = ints(pairs[0], run[1])
-    out_start = int64(ints(projections + 12 * run[2], 3)[1])
+    out_start = int64(ints(siblings[0] + 12 * run[2], 3)[1])
     entries = _entries(tables, run, 0)
     next_base, next_entries, num_next = pool + 4 * (column + COLUMN_BLOCK), entries, run[3]
     if column + COLUMN_BLOCK >= end_column:
-        next_base, next_entries, num_next = pool, _entries(tables, following, 0), following[3]
+        next_base = pool + 4 * next_column
+        next_entries, num_next = _entries(tables, following, 0), following[3]
     columns = (y[0] + 4 * (out_start + column), y[1], y[2])
     for pair in range(run[0], run[1], MOST_VECTORS):
         end = min(pair + MOST_VECTORS, run[1])
@@ -225,7 +268,7 @@ def _expand_columns(
             next_entries,
             num_next,
             weights + 4 * pair,
-            _partial_addresses(v, num_projections, run[2], pair, 0),
+            _partial_addresses(v, run[2], pair, 0),
             _row_addresses(columns, tokens, pair, end),
         )
 
@@ -233,8 +276,7 @@ def _expand_columns(
 @compiled()
 def _expand_share(
     plan: Plan,
-    low: int,
-    high: int,
+    spans: Any,
     tables: Tables,
     pairs: Pairs,
     weights: int,
@@ -243,16 +285,28 @@ def _expand_share(
     pool: int,
     y: Rows,
 ) -> None:
-    """One thread's share of an expand."""
-    for i in range(len(plan)):
-        run, following = plan[i], plan[min(i + 1, len(plan) - 1)]
-        first, last = _share(run, low, high)
-        out_features = int64(ints(siblings[0] + 12 * run[2], 3)[2])
-        end_column = min(last * COLUMN_BLOCK, out_features)
-        for column in range(first * COLUMN_BLOCK, end_column, COLUMN_BLOCK):
+    """One thread's share of an expand: its columns of all runs, int64 [num_projections, 2]."""
+    i = _next_run(plan, spans, 0)
+    while i < len(plan):
+        after = _next_run(plan, spans, i + 1)
+        run, following = plan[i], plan[after if after < len(plan) else i]
+        next_column, end_column = spans[following[2], 0], spans[run[2], 1]
+        for column in range(spans[run[2], 0], end_column, COLUMN_BLOCK):
             _expand_columns(
-                run, following, column, end_column, tables, pairs, weights, siblings, v, pool, y
+                run,
+                following,
+                next_column,
+                column,
+                end_column,
+                tables,
+                pairs,
+                weights,
+                siblings,
+                v,
+                pool,
+                y,
             )
+        i = after
 
 
 @compiled(parallel=True)
@@ -276,13 +330,13 @@ def expand(
         y: its rows; how many elements of each are used follows from the siblings.
         num_threads: shares that the work is divided into.
     """
-    plan, total = _plan(tables, pairs, siblings, True)
-    if total * COLUMN_BLOCK < PARALLEL_MIN_COST:
-        _expand_share(plan, 0, total, tables, pairs, weights, siblings, v, pool, y)
+    plan = _plan(tables, pairs, siblings, 1)
+    spans = _divide_columns(plan, siblings, num_threads)
+    if len(spans) == 1:
+        _expand_share(plan, spans[0], tables, pairs, weights, siblings, v, pool, y)
     else:
-        for i in prange(num_threads):
-            low, high = total * i // num_threads, total * (i + 1) // num_threads
-            _expand_share(plan, low, high, tables, pairs, weights, siblings, v, pool, y)
+        for i in prange(len(spans)):
+            _expand_share(plan, spans[i], tables, pairs, weights, siblings, v, pool, y)
 
 
 @compiled()

@@ -8,8 +8,9 @@ compiles: both have to happen before a capture.)
 
 Rows in pages, at true ranks, are the idea of S-LoRA (arXiv 2311.03285); here ranks also differ by
 layer and module. Sibling projections go in one launch, and each reads and computes its true ranks
-and its own columns only. Each element is written by one program, in a fixed order: deterministic,
-no atomics, nothing to clear first.
+and its own columns only. Several rounds of pairs are one shrink, and an expand for each. Each
+element is written by one program of a launch, in a fixed order: deterministic, no atomics, nothing
+to clear first.
 """
 
 import torch
@@ -87,8 +88,9 @@ def expand(
     if dense.pays(pairs, y):
         dense.expand(v, pool, tables, pairs, layer, projections, y)
         return
-    sizes = expand_sizes(tiles.expand_shape(pairs, projections))
-    tiles.expand(v, pool, tables, pairs, layer, projections, y, sizes)
+    for stretch in tiles.rounds(pairs):
+        sizes = expand_sizes(tiles.expand_shape(stretch, pairs.max_rank, projections))
+        tiles.expand(v, pool, tables, pairs, layer, projections, y, stretch, sizes)
 
 
 def _check(tokens_by_features: Tensor, pool: Tensor, tables: LoraTables, pairs: LoraPairs) -> None:
@@ -104,5 +106,6 @@ def _check(tokens_by_features: Tensor, pool: Tensor, tables: LoraTables, pairs: 
     assert pairs.tokens.dtype == pairs.slots.dtype == torch.int32, "pairs must be int32"
     assert pairs.segment_starts.dtype == torch.int32, "segment_starts must be int32"
     assert pairs.weights.dtype == torch.float32, "weights must be float32"
+    assert pairs.siblings is None or pairs.siblings.dtype == torch.int32, "siblings must be int32"
     devices = {t.device for t in (tokens_by_features, pool, tables.row_offsets, pairs.tokens)}
     assert len(devices) == 1, f"x or y, pool, tables and pairs are on different devices: {devices}"

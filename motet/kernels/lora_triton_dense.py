@@ -28,6 +28,7 @@ def pays(pairs: LoraPairs, tokens_by_features: Tensor) -> bool:
     num_tokens = tokens_by_features.shape[0]
     return (
         pairs.num_segments == 1
+        and pairs.siblings is None
         and pairs.num_pairs == num_tokens >= MIN_TOKENS
         and pairs.max_rank >= MIN_RANK
     )

@@ -5,10 +5,11 @@ Owns: what one program computes, and how it finds its tile.
 Does not know: torch, grids, block sizes.
 
 Arguments that both kernels take: `x`, `y`, `pool`, the tables (`row_offsets`, `run_starts`,
-`ranks`) and the pairs (`tokens`, `slots`, `weights`, `segment_starts`) as in `types.py`; `v`,
-float32 [num_parts, num_pairs, NUM_SIBLINGS, max_rank]; `siblings`, int32 [NUM_SIBLINGS, 3]: module,
-out_start, out_features. A grid's first axis is the tile times `num_blocks` plus the block, so that
-programs which read the same tokens run side by side and share them in the L2 cache.
+`ranks`) and the pairs (`tokens`, `slots`, `weights`, `segment_starts`) as in `types.py`; `masks`,
+their `LoraPairs.siblings` or None; `v`, float32 [num_parts, num_pairs, NUM_SIBLINGS, max_rank];
+`siblings`, int32 [NUM_SIBLINGS, 3]: module, out_start, out_features. A grid's first axis is the
+tile times `num_blocks` plus the block, so that programs which read the same tokens run side by side
+and share them in the L2 cache.
 
 Every program decides from the tables whether it has work. One that has none ends before it reads a
 rank row or a token, which is all that an adapter without rank rows (a padded pair) costs.
@@ -25,7 +26,15 @@ would take more registers than the aligned path, and every program would have to
 
 # COLUMN_ALIGNMENT: elements; out_start, out_features and the rows of y are multiples of it.
 
-_UNSPECIALIZED = ["layer", "num_pairs", "num_segments", "num_blocks"]
+_UNSPECIALIZED = [
+    "layer",
+    "num_pairs",
+    "first_pair",
+    "end_pair",
+    "first_segment",
+    "num_segments",
+    "num_blocks",
+]
 """Arguments whose value must not cause another compilation."""
 
 
@@ -46,15 +55,19 @@ def _find_in_segments(
 
 
 @triton.jit
-def _find_in_slots(slots, num_pairs, pair, BLOCK_T: tl.constexpr):
+def _find_in_slots(slots, masks, first_pair, end_pair, tile, BLOCK_T: tl.constexpr):
     """From a pair to the end of its run of equal slots; empty where the run began before it.
 
-    Runs are cut at multiples of BLOCK_T, so that one program sees the whole of its run.
+    Runs are cut every BLOCK_T pairs, so that one program sees the whole of its run.
     """
-    window = pair // BLOCK_T * BLOCK_T
+    pair = first_pair + tile
+    window = first_pair + tile // BLOCK_T * BLOCK_T
     others = window + tl.arange(0, BLOCK_T)
     slot = tl.load(slots + pair)
-    differs = tl.load(slots + others, mask=others < num_pairs, other=-1) != slot
+    differs = tl.load(slots + others, mask=others < end_pair, other=-1) != slot
+    if masks is not None:
+        mask = tl.load(masks + pair)
+        differs = differs | (tl.load(masks + others, mask=others < end_pair, other=0) != mask)
     end = tl.min(tl.where(differs & (others > pair), others, window + BLOCK_T), 0)
     continues = tl.max(((others == pair - 1) & ~differs).to(tl.int32), 0)
     return pair, tl.where(continues > 0, pair, end)
@@ -63,8 +76,10 @@ def _find_in_slots(slots, num_pairs, pair, BLOCK_T: tl.constexpr):
 @triton.jit
 def _find_pairs(
     slots,
+    masks,
     segment_starts,
-    num_pairs,
+    first_pair,
+    end_pair,
     num_segments,
     tile,
     BY_SEGMENT: tl.constexpr,
@@ -75,8 +90,16 @@ def _find_pairs(
     if BY_SEGMENT:
         first, end = _find_in_segments(segment_starts, num_segments, tile, BLOCK_S, BLOCK_T)
     else:
-        first, end = _find_in_slots(slots, num_pairs, tile, BLOCK_T)
+        first, end = _find_in_slots(slots, masks, first_pair, end_pair, tile, BLOCK_T)
     return first, end
+
+
+@triton.jit
+def _rank_for(rank, masks, pair, s):
+    """The rank of a pair in a projection, 0 where it is not for that one."""
+    if masks is not None:
+        rank = tl.where((tl.load(masks + pair) >> s) & 1 == 1, rank, 0)
+    return rank
 
 
 @triton.jit
@@ -93,6 +116,8 @@ def _stack_rows(
     run_starts,
     ranks,
     slot,
+    masks,
+    pair,
     layer,
     num_layers,
     num_modules,
@@ -109,6 +134,7 @@ def _stack_rows(
     for s in tl.static_range(NUM_SIBLINGS):
         module = tl.load(siblings + 3 * s)
         run, rank = find_run(run_starts, ranks, slot, layer, num_layers, num_modules, module, 0)
+        rank = _rank_for(rank, masks, pair, s)
         is_here = (row >= height) & (row < height + rank)
         entry = tl.where(is_here, run + row - height, entry)
         column = tl.where(is_here, s * max_rank + row - height, column)
@@ -158,6 +184,7 @@ def shrink(
     ranks,
     tokens,
     slots,
+    masks,
     segment_starts,
     siblings,
     v,
@@ -184,7 +211,7 @@ def shrink(
     """
     tile, block = tl.program_id(0) // num_blocks, tl.program_id(0) % num_blocks
     first, tile_end = _find_pairs(
-        slots, segment_starts, num_pairs, num_segments, tile, BY_SEGMENT, BLOCK_S, BLOCK_T
+        slots, masks, segment_starts, 0, num_pairs, num_segments, tile, BY_SEGMENT, BLOCK_S, BLOCK_T
     )
     if first >= tile_end:
         return
@@ -196,6 +223,8 @@ def shrink(
         run_starts,
         ranks,
         slot,
+        masks,
+        first,
         layer,
         num_layers,
         num_modules,
@@ -326,6 +355,7 @@ def expand(
     ranks,
     tokens,
     slots,
+    masks,
     weights,
     segment_starts,
     siblings,
@@ -336,6 +366,9 @@ def expand(
     num_modules,
     max_rank,
     num_pairs,
+    first_pair,
+    end_pair,
+    first_segment,
     num_segments,
     num_blocks,
     NUM_SIBLINGS: tl.constexpr,
@@ -352,11 +385,21 @@ def expand(
     """One program: BLOCK_N columns of one projection, for the pairs of a tile.
 
     Grid: (tiles * num_blocks,), num_blocks the sum over the siblings of their blocks of columns.
-    RUN_BLOCK is a power of two and at least `max_rank`.
+    The tiles are those of one round: `first_pair` to `end_pair` of all `num_pairs`, `num_segments`
+    from `first_segment` on. RUN_BLOCK is a power of two and at least `max_rank`.
     """
     tile, block = tl.program_id(0) // num_blocks, tl.program_id(0) % num_blocks
     first, tile_end = _find_pairs(
-        slots, segment_starts, num_pairs, num_segments, tile, BY_SEGMENT, BLOCK_S, BLOCK_T
+        slots,
+        masks,
+        segment_starts + first_segment,
+        first_pair,
+        end_pair,
+        num_segments,
+        tile,
+        BY_SEGMENT,
+        BLOCK_S,
+        BLOCK_T,
     )
     if first >= tile_end:
         return
@@ -364,6 +407,7 @@ def expand(
     module = tl.load(siblings + 3 * s)
     slot = tl.load(slots + first)
     run, rank = find_run(run_starts, ranks, slot, layer, num_layers, num_modules, module, 1)
+    rank = _rank_for(rank, masks, first, s)
     if rank == 0:
         return
     # As for the rows: changes nothing, but tells the compiler how wide it may read.

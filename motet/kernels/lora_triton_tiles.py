@@ -12,7 +12,10 @@ for each pair, as in BGMV; the first of up to `block_t` neighbours of the same s
 them and the others end at once, so that many tokens of one adapter cost about what one costs.
 """
 
+from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import triton
@@ -20,20 +23,49 @@ from torch import Tensor
 
 from motet.kernels import lora_triton_kernels as kernels
 from motet.kernels.lora_triton_sizes import ExpandSizes, Shape, ShrinkSizes
-from motet.kernels.types import LoraPairs, LoraTables, Projection
+from motet.kernels.types import LoraPairs, LoraTables, Projection, Round
 
 MAX_PARTS = 16
 """Most parts of a shrink: every program of the expand reads them all."""
 
 
+class Stretch(NamedTuple):
+    """Adjacent pairs that one launch is for: all of them, or those of a round."""
+
+    first_segment: int
+    num_segments: int
+    first_pair: int
+    num_pairs: int
+
+    @property
+    def by_segment(self) -> bool:
+        """Where every pair is a segment of its own, the segments say nothing."""
+        return self.num_segments < self.num_pairs
+
+
+def whole(pairs: LoraPairs) -> Stretch:
+    """All pairs: a shrink does not care about rounds."""
+    return Stretch(0, pairs.num_segments, 0, pairs.num_pairs)
+
+
+def rounds(pairs: LoraPairs) -> Iterator[Stretch]:
+    """The rounds that have pairs, in order: each needs an expand of its own."""
+    end = Round(pairs.num_segments, pairs.num_pairs)
+    for start, next_start in pairwise((*pairs.rounds, end)):
+        num_segments = next_start.first_segment - start.first_segment
+        num_pairs = next_start.first_pair - start.first_pair
+        if num_pairs > 0:
+            yield Stretch(start.first_segment, num_segments, start.first_pair, num_pairs)
+
+
 def shrink_shape(pairs: LoraPairs, in_features: int) -> Shape:
     """What the sizes of a shrink depend on."""
-    return _shape(pairs, in_features)
+    return _shape(whole(pairs), pairs.max_rank, in_features)
 
 
-def expand_shape(pairs: LoraPairs, projections: tuple[Projection, ...]) -> Shape:
-    """What the sizes of an expand depend on."""
-    return _shape(pairs, sum(p.out_features for p in projections))
+def expand_shape(stretch: Stretch, max_rank: int, projections: tuple[Projection, ...]) -> Shape:
+    """What the sizes of an expand of a round depend on."""
+    return _shape(stretch, max_rank, sum(p.out_features for p in projections))
 
 
 def shrink(
@@ -46,11 +78,11 @@ def shrink(
     sizes: ShrinkSizes,
 ) -> Tensor:
     """v of at least one pair, as `lora_triton.shrink` describes it, with these sizes."""
-    in_features = x.shape[1]
+    in_features, stretch = x.shape[1], whole(pairs)
     num_rows = len(projections) * pairs.max_rank
     block_r = min(sizes.block_r, power_of_two(num_rows, 16))
     num_blocks = triton.cdiv(num_rows, block_r)
-    num_programs = _num_tiles(pairs, sizes.block_t) * num_blocks
+    num_programs = _num_tiles(stretch, sizes.block_t) * num_blocks
     part_features = _part_features(in_features, num_programs, sizes)
     num_parts = triton.cdiv(in_features, part_features)
     v = torch.empty(
@@ -67,6 +99,7 @@ def shrink(
         tables.ranks,
         pairs.tokens,
         pairs.slots,
+        pairs.siblings,
         pairs.segment_starts,
         projection_table(projections, x.device),
         v,
@@ -81,8 +114,8 @@ def shrink(
         pairs.num_segments,
         num_blocks,
         NUM_SIBLINGS=len(projections),
-        BY_SEGMENT=_by_segment(pairs),
-        BLOCK_S=_segment_block(pairs),
+        BY_SEGMENT=stretch.by_segment,
+        BLOCK_S=_segment_block(stretch),
         BLOCK_T=sizes.block_t,
         BLOCK_R=block_r,
         BLOCK_K=sizes.block_k,
@@ -100,16 +133,17 @@ def expand(
     layer: int,
     projections: tuple[Projection, ...],
     y: Tensor,
+    stretch: Stretch,
     sizes: ExpandSizes,
 ) -> None:
-    """y += of at least one pair, as `lora_triton.expand` describes it, with these sizes."""
+    """y += of the pairs of one round, as `lora_triton.expand` describes it, with these sizes."""
     num_blocks = sum(triton.cdiv(p.out_features, sizes.block_n) for p in projections)
     run_block = power_of_two(pairs.max_rank, 16)
     block_r = min(sizes.block_r, run_block)
     # With one block of rank rows there is nothing to read ahead.
     num_stages = _num_stages(pool, sizes.num_stages) if block_r < run_block else 1
     _, num_layers, num_modules = tables.ranks.shape
-    kernels.expand[(_num_tiles(pairs, sizes.block_t) * num_blocks,)](
+    kernels.expand[(_num_tiles(stretch, sizes.block_t) * num_blocks,)](
         v,
         pool,
         tables.row_offsets,
@@ -117,6 +151,7 @@ def expand(
         tables.ranks,
         pairs.tokens,
         pairs.slots,
+        pairs.siblings,
         pairs.weights,
         pairs.segment_starts,
         projection_table(projections, y.device),
@@ -127,13 +162,16 @@ def expand(
         num_modules,
         pairs.max_rank,
         pairs.num_pairs,
-        pairs.num_segments,
+        stretch.first_pair,
+        stretch.first_pair + stretch.num_pairs,
+        stretch.first_segment,
+        stretch.num_segments,
         num_blocks,
         NUM_SIBLINGS=len(projections),
         NUM_PARTS=v.shape[0],
         NUM_TERMS=terms_of(pool),
-        BY_SEGMENT=_by_segment(pairs),
-        BLOCK_S=_segment_block(pairs),
+        BY_SEGMENT=stretch.by_segment,
+        BLOCK_S=_segment_block(stretch),
         BLOCK_T=sizes.block_t,
         BLOCK_R=block_r,
         BLOCK_N=sizes.block_n,
@@ -165,22 +203,17 @@ def terms_of(pool: Tensor) -> int:
     return 1 if pool.dtype == torch.float32 else 2
 
 
-def _by_segment(pairs: LoraPairs) -> bool:
-    """Where every pair is a segment of its own, the segments say nothing."""
-    return pairs.num_segments < pairs.num_pairs
+def _shape(stretch: Stretch, max_rank: int, width: int) -> Shape:
+    by_segment = stretch.by_segment
+    count = stretch.num_pairs // stretch.num_segments if by_segment else stretch.num_pairs
+    return Shape(by_segment, max_rank, count, width)
 
 
-def _shape(pairs: LoraPairs, width: int) -> Shape:
-    by_segment = _by_segment(pairs)
-    count = pairs.num_pairs // pairs.num_segments if by_segment else pairs.num_pairs
-    return Shape(by_segment, pairs.max_rank, count, width)
-
-
-def _num_tiles(pairs: LoraPairs, block_t: int) -> int:
+def _num_tiles(stretch: Stretch, block_t: int) -> int:
     """Enough tiles for any lengths of the segments, or for any slots."""
-    if not _by_segment(pairs):
-        return pairs.num_pairs
-    return min(pairs.num_pairs, pairs.num_pairs // block_t + pairs.num_segments)
+    if not stretch.by_segment:
+        return stretch.num_pairs
+    return min(stretch.num_pairs, stretch.num_pairs // block_t + stretch.num_segments)
 
 
 def _part_features(in_features: int, num_programs: int, sizes: ShrinkSizes) -> int:
@@ -194,9 +227,9 @@ def _part_features(in_features: int, num_programs: int, sizes: ShrinkSizes) -> i
     return int(triton.cdiv(num_blocks, num_parts)) * sizes.block_k
 
 
-def _segment_block(pairs: LoraPairs) -> int:
+def _segment_block(stretch: Stretch) -> int:
     """Powers of two, so that a new number of segments is seldom a new compilation."""
-    return power_of_two(pairs.num_segments, 16) if _by_segment(pairs) else 1
+    return power_of_two(stretch.num_segments, 16) if stretch.by_segment else 1
 
 
 def _column_alignment(projections: tuple[Projection, ...], y: Tensor) -> int:

@@ -1,13 +1,13 @@
 """The Triton kernels, as one object that a step can be given.
 
 Owns: which implementation each kernel of a step has, and the stream that a shrink runs on.
-Does not know: the kernels. They are in `lora_triton.py`, `fused_triton.py` and
+Does not know: the kernels. They are in `lora_triton.py`, `routing_triton.py`, `fused_triton.py` and
 `attention_triton.py`.
 """
 
 from torch import Tensor
 
-from motet.kernels import attention_triton, fused_triton, lora_triton, routing_reference
+from motet.kernels import attention_triton, fused_triton, lora_triton, routing_triton
 from motet.kernels.side_stream import SideStream
 from motet.kernels.types import LoraPairs, LoraTables, Projection
 
@@ -31,7 +31,7 @@ class TritonKernels:
     rotate_and_write_kv = staticmethod(fused_triton.rotate_and_write_kv)
     silu_mul = staticmethod(fused_triton.silu_mul)
     paged_attention = staticmethod(attention_triton.paged_attention)
-    shrink_routed = staticmethod(routing_reference.shrink_routed)
+    shrink_routed = staticmethod(routing_triton.shrink_routed)
 
     def shrink(
         self,
@@ -59,7 +59,7 @@ class TritonKernels:
         projections: tuple[Projection, ...],
         y: Tensor,
     ) -> None:
-        """See `lora_triton.expand`."""
+        """See `lora_triton.expand`; of routed pairs too."""
         if self._side is not None:
             self._side.join()
-        lora_triton.expand(v, pool, tables, pairs, layer, projections, y)
+        routing_triton.expand(v, pool, tables, pairs, layer, projections, y)

@@ -41,6 +41,7 @@ def pack_adapter(
     rows_of: Callable[[Run], Tensor],
     *,
     pinned: bool,
+    has_b: bool = True,
     pace: Pace = at_once,
 ) -> PackedAdapter:
     """Bring an adapter into page layout.
@@ -52,12 +53,13 @@ def pack_adapter(
         rows_of: the rows of one matrix, [num_rows, row_elems]: A, or B transposed with the scaling
             folded in. Each is asked for once.
         pinned: allocate page-locked memory, for an asynchronous copy to a GPU.
+        has_b: see `lay_out_adapter`.
         pace: called between pieces of work.
 
     Returns:
         The packed adapter; unused elements are zero.
     """
-    layout = lay_out_adapter(geometry, ranks)
+    layout = lay_out_adapter(geometry, ranks, has_b=has_b)
     num_layers = geometry.shape.num_layers
     pages = _zeros((num_layers, layout.num_pages, geometry.page_elems), dtype, pinned=pinned)
     target = _bits(pages)

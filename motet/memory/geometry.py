@@ -92,7 +92,7 @@ class AdapterLayout:
     """Where each rank row of one adapter lies, relative to the pages that it will be given.
 
     Attributes:
-        num_pages: pages that the adapter takes.
+        num_pages: pages that the adapter takes; at least one.
         max_rank: largest rank of any layer and module.
         runs: the matrices in the order in which their rows are numbered.
         stretches: for each run, where its rows lie, in order.
@@ -117,9 +117,14 @@ class AdapterLayout:
     def num_rows(self) -> int:
         return len(self.row_layers)
 
+    @property
+    def num_elems(self) -> int:
+        """Elements of all rows together."""
+        return sum(run.num_rows * run.row_elems for run in self.runs)
+
 
 def lay_out_adapter(
-    geometry: PageGeometry, ranks: Mapping[tuple[int, Module], int]
+    geometry: PageGeometry, ranks: Mapping[tuple[int, Module], int], *, has_b: bool = True
 ) -> AdapterLayout:
     """Pack the rows of an adapter into few pages: first-fit, the longest rows first.
 
@@ -128,17 +133,20 @@ def lay_out_adapter(
     Args:
         geometry: the pool's page sizes.
         ranks: true rank of each touched (layer, module).
+        has_b: a router has none: its rows of A are its gates, and there are as many as its ranks.
 
     Returns:
         The layout; `num_pages` is what the fullest layer needs, since page ids are shared by all
-        layers.
+        layers. It is at least one, so that there are slots for all that is on the device.
     """
-    return _lay_out(geometry, tuple(sorted(ranks.items())))
+    return _lay_out(geometry, tuple(sorted(ranks.items())), has_b)
 
 
 @lru_cache(maxsize=256)
 def _lay_out(
-    geometry: PageGeometry, sorted_ranks: tuple[tuple[tuple[int, Module], int], ...]
+    geometry: PageGeometry,
+    sorted_ranks: tuple[tuple[tuple[int, Module], int], ...],
+    has_b: bool,
 ) -> AdapterLayout:
     ranks = dict(sorted_ranks)
     shape = geometry.shape
@@ -147,10 +155,10 @@ def _lay_out(
     run_starts = np.zeros((shape.num_layers, NUM_MODULES, 2), dtype=np.int64)
     rank_table = np.zeros((shape.num_layers, NUM_MODULES), dtype=np.int64)
     num_rows = 0
-    num_pages = 0
+    num_pages = 1
     for layer in range(shape.num_layers):
         room: list[int] = []  # elements that are left in each page
-        for run in _runs_of_layer(shape, layer, ranks):
+        for run in _runs_of_layer(shape, layer, ranks, has_b):
             runs.append(run)
             stretches.append(_place_run(geometry.page_elems, run, room))
             run_starts[layer, run.module, int(run.is_b)] = num_rows
@@ -174,13 +182,14 @@ def _lay_out(
 
 
 def _runs_of_layer(
-    shape: ModelShape, layer: int, ranks: Mapping[tuple[int, Module], int]
+    shape: ModelShape, layer: int, ranks: Mapping[tuple[int, Module], int], has_b: bool
 ) -> list[Run]:
     runs = []
     for module in MODULES:
         rank = ranks.get((layer, module), 0)
         if rank > 0:
             runs.append(Run(layer, module, False, rank, shape.in_features(module)))
+        if rank > 0 and has_b:
             runs.append(Run(layer, module, True, rank, shape.out_features(module)))
     return sorted(runs, key=lambda run: -run.row_elems)
 

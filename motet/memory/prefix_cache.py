@@ -5,13 +5,15 @@ Does not know: sequences and the queue (`scheduler/`), nor when room is needed (
 
 A tree of whole pages: a node is one page, and the path to it spells the tokens before it. Each
 (tenant, digest) has a root of its own, so one tenant never sees another's pages, and a page
-computed with an adapter's old content is never taken for the new. Children are found by the exact
+computed with an adapter's old content is never taken for the new. A composition's digest is no
+adapter's: its pages are kept by their own worth alone, and go when one of its parts is forgotten.
+Children are found by the exact
 tokens of their page, not by a digest of them: there are no collisions to construct.
 """
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from motet.memory.candidates import Candidates
@@ -73,12 +75,13 @@ class PrefixCache:
         self._page_size = page_size
         self._roots: dict[Scope, PrefixPage] = {}
         self._num_pages_of: Counter[str | None] = Counter()  # by digest
+        self._parts_of: dict[str, Collection[str]] = {}  # of compositions that have pages
         self.candidates: Candidates[PrefixPage] = Candidates()
         self.num_idle_pages = 0
         self.num_evictions = 0
 
     def num_pages_of(self, digest: str | None) -> int:
-        """Cached pages that were computed with this adapter; None is the base model."""
+        """Cached pages that were computed with this digest; None is the base model."""
         return self._num_pages_of[digest]
 
     def match(self, scope: Scope, token_ids: Sequence[int], max_pages: int) -> list[PrefixPage]:
@@ -127,6 +130,7 @@ class PrefixCache:
         token_ids: Sequence[int],
         page: int,
         owner: str,
+        parts: Collection[str] = (),
     ) -> PrefixPage:
         """Keep a page that a sequence has computed, and take one use of it.
 
@@ -136,6 +140,7 @@ class PrefixCache:
             token_ids: the page's tokens.
             page: its id, owned by `owner`.
             owner: the sequence's name in the pool. The page becomes the cache's.
+            parts: the adapters of a composition, whose digest the scope then has.
 
         Returns:
             The kept page. If another sequence has computed the same tokens meanwhile, it is that
@@ -154,6 +159,8 @@ class PrefixCache:
         before.children[tokens] = node
         node.num_users = 1
         self.candidates.withdraw(before)
+        if parts and scope[1] is not None:
+            self._parts_of[scope[1]] = parts
         self._count(scope, 1)
         return node
 
@@ -172,12 +179,16 @@ class PrefixCache:
 
     def evict_all(self, digest: str) -> None:
         """Free all pages that were computed with this adapter, to make room."""
-        for node in self._leaves_first(digest):
+        for node in self._leaves_first([digest]):
             self.evict(node)
 
     def forget(self, digest: str) -> None:
-        """Free all pages that were computed with this adapter. None of them is in use."""
-        for node in self._leaves_first(digest):
+        """Free all pages that were computed with this adapter, alone or as a part of a composition.
+
+        None of them is in use.
+        """
+        compositions = [each for each, parts in self._parts_of.items() if digest in parts]
+        for node in self._leaves_first([digest, *compositions]):
             self._drop(node)
 
     def check(self, held: Sequence[PrefixPage]) -> None:
@@ -213,9 +224,11 @@ class PrefixCache:
             raise PoolCorruptionError(f"{num_idle} pages are idle, not {self.num_idle_pages}")
         if counted != self._num_pages_of:
             raise PoolCorruptionError("the pages of an adapter are counted wrongly")
+        if not self._parts_of.keys() <= counted.keys():
+            raise PoolCorruptionError("a composition without pages is remembered")
 
-    def _leaves_first(self, digest: str) -> list[PrefixPage]:
-        scopes = [scope for scope in self._roots if scope[1] == digest]
+    def _leaves_first(self, digests: Collection[str]) -> list[PrefixPage]:
+        scopes = [scope for scope in self._roots if scope[1] in digests]
         return [node for scope in scopes for node in list(_below(self._roots[scope]))[::-1]]
 
     def _root(self, scope: Scope) -> PrefixPage:
@@ -247,8 +260,12 @@ class PrefixCache:
         self._num_pages_of[digest] += change
         if self._num_pages_of[digest] == 0:
             del self._num_pages_of[digest]
-        if digest is not None:
+        if digest is None:
+            return
+        if digest not in self._parts_of:
             self._residency.change_prefix_pages(digest, change)
+        elif digest not in self._num_pages_of:
+            del self._parts_of[digest]
 
 
 def _below(node: PrefixPage) -> Iterator[PrefixPage]:

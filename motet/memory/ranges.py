@@ -18,6 +18,8 @@ class RangeAllocator:
 
     def allocate(self, length: int) -> int | None:
         """The start of a free range of this length, now taken; None where none is long enough."""
+        if length == 0:
+            return 0
         for index, (start, gap) in enumerate(self._gaps):
             if gap >= length:
                 rest = (start + length, gap - length)

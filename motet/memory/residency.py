@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from motet.memory.candidates import Candidates
 from motet.memory.eviction import EvictionPolicy, Kind
+from motet.memory.members import Members
 from motet.memory.page_pool import ADAPTER, PagePool
 from motet.memory.ranges import RangeAllocator
 
@@ -37,6 +38,7 @@ class Placement:
 class _Known:
     num_pages: int
     num_rows: int
+    members: Members | None
     placement: Placement | None = None
     is_loading: bool = False
     num_users: int = 0
@@ -58,6 +60,9 @@ class AdapterResidency:
     running request holds one use of its adapter. A resident adapter without uses and pins is
     idle: its pages count as cached. It is a candidate for eviction once no cached prefix depends
     on it. An adapter keeps its weight when it is evicted: it is as popular as it was.
+
+    A router is an adapter like any other, and so is each of its experts: they come and go one by
+    one. Only `members` knows that they are used together.
 
     Attributes:
         candidates: what may be evicted now.
@@ -90,9 +95,17 @@ class AdapterResidency:
     def num_pinned_pages(self) -> int:
         return sum(known.num_pages for known in self._pinned.values())
 
-    def register(self, digest: str, *, num_pages: int, num_rows: int) -> None:
-        """Make a digest known. A digest that is known stays as it is."""
-        self._known.setdefault(digest, _Known(num_pages, num_rows))
+    def register(
+        self, digest: str, *, num_pages: int, num_rows: int, members: Members | None = None
+    ) -> None:
+        """Make a digest known. A digest that is known stays as it is.
+
+        Args:
+            digest: of an adapter or a routed set.
+            num_pages, num_rows: what it takes itself: of a set, its gates.
+            members: of a routed set.
+        """
+        self._known.setdefault(digest, _Known(num_pages, num_rows, members))
 
     def forget(self, digest: str) -> bool:
         """Drop a digest and its pages. False while it is in use or being copied.
@@ -111,12 +124,25 @@ class AdapterResidency:
     def is_known(self, digest: str) -> bool:
         return digest in self._known
 
+    def members(self, digest: str) -> Members | None:
+        """What a routed set consists of; None for an adapter."""
+        return self._known[digest].members
+
+    def adapters(self, digest: str) -> tuple[str, ...]:
+        """All that has to be resident for a digest: itself, and the members of a routed set."""
+        members = self._known[digest].members
+        return (digest,) if members is None else members.adapters
+
     def is_resident(self, digest: str) -> bool:
         known = self._known[digest]
         return known.placement is not None and not known.is_loading
 
     def is_loading(self, digest: str) -> bool:
         return self._known[digest].is_loading
+
+    def is_placed(self, digest: str) -> bool:
+        """Whether it is on the device, or being copied there."""
+        return self._known[digest].placement is not None
 
     def is_idle(self, digest: str) -> bool:
         return digest in self._idle

@@ -13,17 +13,27 @@ from motet.kernels import layers_cpu_loops as loops
 from motet.kernels.attention_checks import check_pool
 from motet.kernels.host_memory import zeros_on_huge_pages
 from motet.kernels.linear_cpu import WEIGHT_KINDS, PackedMatrix
-from motet.kernels.lora_cpu import check_tables, num_partial_rows, projection_table
+from motet.kernels.lora_cpu import (
+    check_tables,
+    num_partial_rows,
+    pair_addresses,
+    projection_table,
+)
 from motet.kernels.math_cpu import LOG2_E
+from motet.kernels.routing_cpu import RoutedPairs, check_routed, most_gates, set_addresses
+from motet.kernels.routing_cpu_loops import NO_LIMIT, Routed
 from motet.kernels.simd_cpu import LANES
+from motet.kernels.types import RoutedTokens
 from motet.models.config import DecoderConfig
-from motet.models.context import ForwardContext
+from motet.models.context import ForwardContext, LoraContext
 from motet.models.layers import head_norm, side_by_side
 from motet.models.matrix import Matrix
 from motet.models.weights import DecoderWeights, LayerWeights
 
 _SIBLINGS = (QKV, (Module.O,), GATE_UP, (Module.DOWN,))
 _NO_WINDOW = 2**31  # no context is longer
+_NO_PAIRS = (0,) * 6
+_NOTHING_ROUTED = (_NO_PAIRS, (0,) * 8, (0, 0), 0, (0, 0), (0, 0), (0,) * 6, (0, 0))
 
 
 class CompiledLayers:
@@ -105,7 +115,7 @@ class CompiledLayers:
         _check(residual, ctx, self._shape)
         page_table = attention.page_table.contiguous()
         workspace = self._workspace_for(num_tokens)
-        lora, _v = self._lora(ctx)  # v lives as long as the call
+        lora, _kept = _lora(ctx.lora)  # what it has addresses of lives as long as the call
         loops.run_layers(
             self._model,
             (self._shape.num_heads, self._shape.num_kv_heads, self._shape.head_dim),
@@ -145,26 +155,48 @@ class CompiledLayers:
             self._workspace = zeros_on_huge_pages((sum(sizes),), torch.float32)
         return torch.split(self._workspace[: sum(sizes)], sizes)
 
-    def _lora(self, ctx: ForwardContext) -> tuple[loops.Lora, Tensor | None]:
-        if ctx.lora is None or ctx.lora.pairs is None:
-            return ((0, 0, 0, 0), (0, 0, 0, 0, 0), 0, 0, 0), None
-        tables, pairs = ctx.lora.tables, ctx.lora.pairs
-        num_rows = num_partial_rows(pairs)
-        v = torch.empty(pairs.num_pairs * len(QKV) * num_rows)
-        addresses = (
-            tables.row_offsets.data_ptr(),
-            tables.run_starts.data_ptr(),
-            tables.ranks.data_ptr(),
-            tables.ranks.shape[1],
-        )
-        of_pairs = (
-            pairs.tokens.data_ptr(),
-            pairs.slots.data_ptr(),
-            pairs.segment_starts.data_ptr(),
-            pairs.num_segments,
-            pairs.num_pairs,
-        )
-        return (addresses, of_pairs, pairs.weights.data_ptr(), v.data_ptr(), num_rows), v
+
+def _lora(lora: LoraContext | None) -> tuple[loops.Lora, tuple[object, ...]]:
+    """The adapters of a batch, and what the addresses among it belong to."""
+    if lora is None:
+        return ((0, 0, 0, 0), _NO_PAIRS, 0, 0, 0, _NOTHING_ROUTED), ()
+    tables, pairs = lora.tables, lora.pairs
+    addresses = (
+        tables.row_offsets.data_ptr(),
+        tables.run_starts.data_ptr(),
+        tables.ranks.data_ptr(),
+        tables.ranks.shape[1],
+    )
+    routed, kept = _routed(lora.routed)
+    if pairs is None:
+        return (addresses, _NO_PAIRS, 0, 0, 0, routed), kept
+    num_rows = num_partial_rows(pairs.max_rank)
+    v = torch.empty(pairs.num_pairs * len(QKV) * num_rows)
+    of_pairs = pair_addresses(pairs, NO_LIMIT)
+    fixed = (of_pairs, pairs.weights.data_ptr(), v.data_ptr(), num_rows)
+    return (addresses, *fixed, routed), (*kept, v)
+
+
+def _routed(routed: RoutedTokens | None) -> tuple[Routed, tuple[object, ...]]:
+    """Routed tokens and room for what their routers choose, and what owns that room."""
+    if routed is None:
+        return _NOTHING_ROUTED, ()
+    chosen = RoutedPairs.room(routed, len(QKV))
+    num_columns = num_partial_rows(routed.gates.max_rank)
+    products = torch.empty(routed.gates.num_pairs * len(QKV) * num_columns)
+    num_rows = num_partial_rows(routed.max_rank)
+    v = torch.empty(len(chosen.tokens) * num_rows)
+    addresses = (
+        pair_addresses(routed.gates, NO_LIMIT),
+        set_addresses(routed),
+        (routed.usage.data_ptr(), routed.usage.shape[1]),
+        most_gates(routed),
+        (products.data_ptr(), num_columns),
+        chosen.choice_addresses,
+        chosen.laid_addresses,
+        (v.data_ptr(), num_rows),
+    )
+    return addresses, (chosen, products, v)
 
 
 def _packed(matrix: Matrix) -> PackedMatrix:
@@ -217,6 +249,9 @@ def _check(residual: Tensor, ctx: ForwardContext, shape: ModelShape) -> None:
     )
     assert len(ctx.pool) == shape.num_layers, "the pool must have the model's layers"
     if ctx.lora is not None:
-        assert ctx.lora.pairs is not None, "a batch with adapters has pairs"
-        check_tables(ctx.lora.tables, ctx.lora.pairs)
+        assert ctx.lora.blocks is None, "MLP blocks with experts run layer by layer"
+        if ctx.lora.pairs is not None:
+            check_tables(ctx.lora.tables, ctx.lora.pairs)
+        if ctx.lora.routed is not None:
+            check_routed(ctx.lora.tables, ctx.lora.routed)
         assert ctx.lora.tables.ranks.shape[2] == NUM_MODULES, "the tables have other modules"

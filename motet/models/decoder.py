@@ -19,6 +19,7 @@ from motet.models.config import DecoderConfig
 from motet.models.context import ForwardContext
 from motet.models.layers import Linear, LoraLinear, head_norm
 from motet.models.rope import rotary_table
+from motet.models.routed_mlp import RoutedMlp
 from motet.models.weights import DecoderWeights, LayerWeights
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class Decoder:
         The next call may overwrite them.
         """
         residual = self._embedding.rows(token_ids)
-        is_routed = ctx.lora is not None and (ctx.lora.routed or ctx.lora.blocks) is not None
-        if self._compiled is not None and ctx.kernels.runs_compiled_layers and not is_routed:
+        has_blocks = ctx.lora is not None and ctx.lora.blocks is not None
+        if self._compiled is not None and ctx.kernels.runs_compiled_layers and not has_blocks:
             return HiddenStates(residual, self._compiled.run(residual, ctx))
         return HiddenStates(residual, self._run_layers(residual, ctx))
 
@@ -202,6 +203,10 @@ class _Mlp:
         down = Linear(weights.down, weights.down_bias)
         self._gate_up = LoraLinear(gate_up, GATE_UP, shape, layer)
         self._down = LoraLinear(down, (Module.DOWN,), shape, layer)
+        self._routed = RoutedMlp(self._down, shape, layer)
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
-        return self._down(ctx.kernels.silu_mul(self._gate_up(x, ctx)), ctx)
+        gate_up = self._gate_up(x, ctx)
+        if ctx.lora is not None and ctx.lora.blocks is not None:
+            return self._routed.forward(x, gate_up, ctx, ctx.lora.tables, ctx.lora.blocks)
+        return self._down(ctx.kernels.silu_mul(gate_up), ctx)

@@ -45,42 +45,54 @@ class AdapterLookahead:
 
     def bring_in(
         self,
-        digest: str,
+        digests: Collection[str],
         num_kv_pages: int,
         protected: Collection[str],
         wanted: SequenceOf[str],
         *,
         may_copy: bool,
+        may_move: bool = False,
     ) -> bool:
-        """Take an adapter one tier nearer, unless it is on its way already.
+        """Take adapters that are needed together one tier nearer.
+
+        Those that are on their way stay there. Nothing is copied unless all of them have room.
 
         Args:
-            digest: an adapter that is not resident.
+            digests: some of them may be resident.
             num_kv_pages: pages that have to be left for sequences that are admitted before the
-                one that needs it; if they are not, it is not copied yet.
-            protected: adapters that are needed no later than this one: they stay where they are.
+                one that needs them; if they are not, nothing is copied yet.
+            protected: adapters that are needed no later than these: they stay where they are.
             wanted: see `Reclaimer.make_room`.
-            may_copy: whether the device is to be given to it yet.
+            may_copy: whether the device is to be given to them yet.
+            may_move: whether those of them that have come may go again, for a place in the tables:
+                nobody who comes before needs them.
 
         Returns:
-            False if the device has no room for it: whoever comes later should not take what is
+            False if the device has no room for them: whoever comes later should not take what is
             left.
         """
-        if self._residency.is_loading(digest):
+        missing = [digest for digest in digests if not self._residency.is_placed(digest)]
+        at_hand = [digest for digest in missing if self._host.has(digest)]
+        if len(at_hand) < len(missing):
+            self._read([digest for digest in missing if digest not in at_hand], protected)
+        if not at_hand:
             return True
-        if not self._host.has(digest):
-            self._read(digest, protected)
-            return True
-        num_pages = self._residency.num_pages(digest)
+        num_pages = sum(map(self._residency.num_pages, missing))
         if not self._reclaimer.has_room(num_pages, 0, protected):
             return False
         if may_copy and self._reclaimer.has_room(num_pages, num_kv_pages, protected):
-            return self._copy(digest, num_pages, protected, wanted)
+            movable = digests if may_move else ()
+            return all(self._copy(digest, protected, movable, wanted) for digest in at_hand)
         return True
 
-    def _read(self, digest: str, protected: Collection[str]) -> None:
-        if not self.may_read or self._host.is_reading(digest):
-            return
+    def _read(self, digests: Collection[str], protected: Collection[str]) -> None:
+        # A copy of what is on the device is not needed: what it takes may be what the others lack.
+        kept = [digest for digest in protected if not self._residency.is_resident(digest)]
+        for digest in digests:
+            if self.may_read and not self._host.is_reading(digest):
+                self._begin_read(digest, kept)
+
+    def _begin_read(self, digest: str, protected: Collection[str]) -> None:
         if self._host.begin_read(digest, self._residency.num_pages(digest), protected):
             self.reads.append(digest)
         else:
@@ -89,15 +101,20 @@ class AdapterLookahead:
     def _copy(
         self,
         digest: str,
-        num_pages: int,
         protected: Collection[str],
+        movable: Collection[str],
         wanted: SequenceOf[str],
     ) -> bool:
+        num_pages = self._residency.num_pages(digest)
         has_room = self._reclaimer.make_room(num_pages, ADAPTER, protected, wanted)
         assert has_room, "room that was counted cannot be made"
         while (placement := self._residency.begin_load(digest)) is None:
             # Pages suffice, but no stretch of the row table is long enough: evict until one is.
-            if not self._reclaimer.evict_adapter(protected, wanted):
+            # At last also what it is needed with, which then comes to lie beside it.
+            if not (
+                self._reclaimer.evict_adapter(protected, wanted)
+                or self._reclaimer.evict_adapter({*protected} - {*movable}, wanted)
+            ):
                 return False
         self._host.hold(digest)
         self.copies.append(placement)

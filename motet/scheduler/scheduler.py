@@ -5,11 +5,12 @@ Does not know: tensors, models, sockets. It is tested without an engine.
 
 First come, first served. A step takes the running sequences first (a decode takes one token, a
 prefill what is left of the step's token budget), then admits waiting ones while there is room.
-A sequence whose adapter is still being read or copied is passed over, and so is one whose grammar
+A sequence whose adapters are still being read or copied is passed over, and so is one whose grammar
 is still being compiled; one that finds no pages holds back those behind it, so that a large request
-is not starved by small ones. When the pages of the running sequences outgrow the pool, the last in
-line is preempted. What it computed stays in the prefix cache as long as nobody needs the pages, so
-it comes back cheaply.
+is not starved by small ones. A composition or a routed set is one unit: its sequence runs when all
+its adapters are there, and they stay until it ends. When the pages of the running sequences outgrow
+the pool, the last in line is preempted. What it computed stays in the prefix cache as long as
+nobody needs the pages, so it comes back cheaply.
 
 Priorities change the line and nothing else: it is by priority, a lower number first, and then by
 arrival. A sequence keeps its place as long as it lives, waiting or running, so the line says who is
@@ -31,15 +32,18 @@ from itertools import takewhile
 from operator import attrgetter
 
 from motet.core.messages import AddRequest, TokenLogprobs, TokenOutput
+from motet.memory.members import Members, member_slots
 from motet.memory.page_pool import ADAPTER, KV, PoolCorruptionError
 from motet.memory.residency import Placement
 from motet.memory.unified import UnifiedMemory
 from motet.scheduler.lookahead import AdapterLookahead
 from motet.scheduler.sequence import (
     NO_LOGPROBS,
+    NO_ROUTING,
     Batch,
     BatchLogprobs,
     Guide,
+    Routing,
     ScheduledChunk,
     Sequence,
 )
@@ -79,7 +83,7 @@ class Scheduler:
     Attributes:
         pages: the sequences' pages.
         num_preemptions, num_adapter_hits, num_adapter_misses: since the start; a hit is a queued
-            request whose adapter was on the device.
+            request whose adapters were all on the device.
     """
 
     def __init__(
@@ -121,39 +125,43 @@ class Scheduler:
         return sum(seq.num_computed_tokens for seq in self._running) / room if room else 1.0
 
     def running_adapters(self) -> set[str]:
-        """Digests that running sequences use."""
-        return {seq.digest for seq in self._running if seq.digest is not None}
+        """Digests that running sequences use, members of compositions and sets among them."""
+        return {digest for seq in self._running for digest in seq.adapters}
 
     def waiting_adapters(self) -> set[str]:
-        """Digests that waiting sequences name."""
-        return {seq.digest for seq in self._waiting if seq.digest is not None}
+        """Digests that waiting sequences will use, likewise."""
+        return {digest for seq in self._waiting for digest in seq.adapters}
 
     def uses_adapter(self, digest: str) -> bool:
-        """Whether a sequence, running or waiting, names this digest."""
-        return any(seq.digest == digest for seq in (*self._running, *self._waiting))
+        """Whether a sequence, running or waiting, uses this adapter or set."""
+        return any(digest in seq.adapters for seq in (*self._running, *self._waiting))
 
     def num_pages_needed(self, request: AddRequest) -> int:
-        """Pages that a request takes at its longest, its adapter's included."""
-        num_adapter_pages = self._residency.num_pages(request.digest) if request.digest else 0
+        """Pages that a request takes at its longest, its adapters' included."""
+        num_adapter_pages = sum(map(self._residency.num_pages, self._adapters(request)))
         return self._num_kv_pages_needed(request) + num_adapter_pages
 
     def fits(self, request: AddRequest) -> bool:
         """Whether a request could run if nothing else did; pinned adapters stay."""
-        return self._fits(self._num_kv_pages_needed(request), request.digest, set())
+        return self._fits(self._num_kv_pages_needed(request), self._adapters(request), ())
 
     def may_pin(self, digest: str) -> bool:
-        """Whether an adapter can be pinned: half of the pool is left, and so are all requests."""
-        pinned = {*self._residency.pinned(), digest}
+        """Whether an adapter or a whole set can be pinned.
+
+        It can if half of the pool is left, and room for each of the requests there are.
+        """
+        adapters = self._residency.adapters(digest)
+        pinned = {*self._residency.pinned(), *adapters}
         num_pinned = sum(self._residency.num_pages(each) for each in pinned)
         if 2 * num_pinned > self._pool.capacity(ADAPTER):
             return False
         return all(
-            self._fits(self._geometry.num_kv_pages(seq.max_num_tokens), seq.digest, {digest})
+            self._fits(self._geometry.num_kv_pages(seq.max_num_tokens), seq.adapters, adapters)
             for seq in (*self._running, *self._waiting)
         )
 
     def add(self, request: AddRequest, guide: Guide | None = None) -> None:
-        """Queue a request. Its adapter must be known, and it must fit in the empty pool.
+        """Queue a request. Its adapters must be known, and it must fit in the empty pool.
 
         Args:
             request: the request.
@@ -161,12 +169,6 @@ class Scheduler:
         """
         assert self.fits(request)
         self._policy.tick()
-        if request.digest is not None:
-            self._residency.want(request.digest)
-            if self._residency.is_resident(request.digest):
-                self.num_adapter_hits += 1
-            else:
-                self.num_adapter_misses += 1
         seq = Sequence(
             request_id=request.request_id,
             prompt_token_ids=request.prompt_token_ids,
@@ -177,7 +179,15 @@ class Scheduler:
             priority=request.priority,
             queued_s=time.monotonic(),
             guide=guide,
+            members=self._members(request),
+            returns_routing=request.returns_routing,
         )
+        for digest in seq.adapters:
+            self._residency.want(digest)
+        if seq.adapters and self._has_adapters(seq):
+            self.num_adapter_hits += 1
+        elif seq.adapters:
+            self.num_adapter_misses += 1
         insort(self._waiting, seq, key=_place)
         self._num_arrived += 1
 
@@ -195,8 +205,8 @@ class Scheduler:
 
     def abort_adapter(self, digest: str) -> list[str]:
         """Forget all waiting requests of an adapter that could not be brought in; their ids."""
-        aborted = [seq.request_id for seq in self._waiting if seq.digest == digest]
-        self._waiting = [seq for seq in self._waiting if seq.digest != digest]
+        aborted = [seq.request_id for seq in self._waiting if digest in seq.adapters]
+        self._waiting = [seq for seq in self._waiting if digest not in seq.adapters]
         return aborted
 
     @property
@@ -228,8 +238,9 @@ class Scheduler:
         batch: Batch,
         tokens: SequenceOf[int | None],
         logprobs: BatchLogprobs = NO_LOGPROBS,
+        routing: Routing = NO_ROUTING,
     ) -> list[TokenOutput]:
-        """Take what a batch gave: a token for each chunk that samples, in order, and logprobs.
+        """Take what a batch gave: a token for each chunk that samples, in order, and the rest.
 
         Batches are committed in the order in which they were scheduled. A token of None ends its
         sequence with the finish reason "error", and so does an entry in `logprobs.not_finite`: its
@@ -256,17 +267,20 @@ class Scheduler:
             if seq in logprobs.prompts:
                 seq.keep_prompt_logprobs(chunk.start, logprobs.prompts[seq])
             if token is not None:
-                outputs.append(self._append(seq, token, logprobs))
+                outputs.append(self._append(seq, token, logprobs, routing))
             elif chunk.ends_prompt_only:
                 outputs.append(self._end_prompt_only(seq))
         return outputs
 
-    def _append(self, seq: Sequence, token: int, logprobs: BatchLogprobs) -> TokenOutput:
+    def _append(
+        self, seq: Sequence, token: int, logprobs: BatchLogprobs, routing: Routing
+    ) -> TokenOutput:
         seq.output_token_ids.append(token)
         reason = seq.finish_reason()
         if reason is not None:
             self._end(seq)
-        return _output(seq, [token], reason, logprobs.tokens.get(seq))
+        weights = [routing[seq]] if seq in routing else None
+        return _output(seq, [token], reason, logprobs.tokens.get(seq), weights)
 
     def _end_prompt_only(self, seq: Sequence) -> TokenOutput:
         self._end(seq)
@@ -313,8 +327,7 @@ class Scheduler:
         num_passed = 0  # sequences that stay in the queue for now
         num_kv_pages = len(self._running)  # what these, and the growth of the others, will take
         for seq in list(self._waiting):
-            if seq.digest is not None:
-                ahead.add(seq.digest)
+            ahead.update(seq.adapters)
             may_run = budget > 0 and len(self._running) < self._max_running
             if may_run and self._is_ready(seq):
                 if not self._start(seq, ahead, wanted):
@@ -327,21 +340,25 @@ class Scheduler:
             if not (may_run or comes_next or self._lookahead.may_read):
                 return
             num_kv_pages += self._geometry.num_kv_pages(seq.num_tokens)
-            if not self._has_adapter(seq):
-                assert seq.digest is not None
+            if not self._has_adapters(seq):
                 # The first in line leaves nothing for others: they are behind it.
                 num_left = num_kv_pages if num_passed else 0
                 if not self._lookahead.bring_in(
-                    seq.digest, num_left, ahead, wanted, may_copy=comes_next
+                    seq.adapters,
+                    num_left,
+                    ahead,
+                    wanted,
+                    may_copy=comes_next,
+                    may_move=num_passed == 0,
                 ):
                     return
             num_passed += 1
 
     def _is_ready(self, seq: Sequence) -> bool:
-        return self._has_adapter(seq) and (seq.guide is None or seq.guide.is_ready)
+        return self._has_adapters(seq) and (seq.guide is None or seq.guide.is_ready)
 
-    def _has_adapter(self, seq: Sequence) -> bool:
-        return seq.digest is None or self._residency.is_resident(seq.digest)
+    def _has_adapters(self, seq: Sequence) -> bool:
+        return all(map(self._residency.is_resident, seq.adapters))
 
     def _start(self, seq: Sequence, ahead: set[str], wanted: list[str]) -> bool:
         """Give a waiting sequence its pages and have it run. False if there is no room."""
@@ -349,41 +366,60 @@ class Scheduler:
         num_spare = len(self._running) if seq.num_preemptions else 0
         if not self.pages.start(seq, num_spare, ahead, wanted):
             return False
-        if seq.digest is not None:
-            self._residency.acquire(seq.digest)
-            seq.slot = self._residency.slot(seq.digest)
+        self._take_adapters(seq)
         if seq.queue_s is None:
             seq.queue_s = time.monotonic() - seq.queued_s
         self._waiting.remove(seq)
         insort(self._running, seq, key=_place)
         return True
 
+    def _take_adapters(self, seq: Sequence) -> None:
+        """Have all that it uses stay, and note where that is."""
+        for digest in seq.adapters:
+            self._residency.acquire(digest)
+        slots = {digest: self._residency.slot(digest) for digest in seq.adapters}
+        if seq.members is None:
+            seq.slot = next(iter(slots.values()), None)
+        else:
+            seq.member_slots = member_slots(seq.members, slots)
+            seq.slot = next((slot for slot, _ in seq.member_slots.fixed), None)
+
     def _bring_in_pinned(self) -> None:
         """Start what brings pinned adapters to the device that are not there."""
         for digest in self._residency.pinned():
             if not self._residency.is_resident(digest):
-                self._lookahead.bring_in(digest, 0, {digest}, self._wanted(), may_copy=True)
+                self._lookahead.bring_in([digest], 0, {digest}, self._wanted(), may_copy=True)
 
     def _ahead(self, seq: Sequence) -> set[str]:
         """Adapters that it may not evict: its own, and those that sequences before it wait with."""
         place = seq.place
         before = takewhile(lambda other: other.place <= place, self._waiting)
-        return {other.digest for other in before if other.digest is not None}
+        return {digest for other in before for digest in other.adapters}
 
     def _wanted(self) -> list[str]:
         """Adapters of the sequences that come next, the soonest first."""
         window = self._waiting[: self._max_running + LOOKAHEAD_SEQUENCES]
-        return list(dict.fromkeys(seq.digest for seq in window if seq.digest is not None))
+        return list(dict.fromkeys(digest for seq in window for digest in seq.adapters))
+
+    def _members(self, request: AddRequest) -> Members | None:
+        """What its composition or routed set consists of; None if it has neither."""
+        if request.parts:
+            return Members(tuple(request.parts))
+        return None if request.digest is None else self._residency.members(request.digest)
+
+    def _adapters(self, request: AddRequest) -> SequenceOf[str]:
+        """All that it needs on the device, each once."""
+        if request.parts:
+            return [part.digest for part in request.parts]
+        return () if request.digest is None else self._residency.adapters(request.digest)
 
     def _num_kv_pages_needed(self, request: AddRequest) -> int:
         num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
         return self._geometry.num_kv_pages(num_tokens)
 
-    def _fits(self, num_kv_pages: int, digest: str | None, pinned: set[str]) -> bool:
+    def _fits(self, num_kv_pages: int, adapters: SequenceOf[str], pinned: SequenceOf[str]) -> bool:
         """Whether this is there besides what is pinned, with `pinned` in addition."""
-        kept = {*self._residency.pinned(), *pinned}
-        if digest is not None:
-            kept.add(digest)
+        kept = {*self._residency.pinned(), *pinned, *adapters}
         num_adapter_pages = sum(self._residency.num_pages(each) for each in kept)
         if self._pool.is_partitioned:
             return num_kv_pages <= self._pool.capacity(
@@ -398,9 +434,9 @@ class Scheduler:
     def _stop_running(self, seq: Sequence, *, is_good: bool = True) -> None:
         self._running.remove(seq)
         self.pages.free(seq, is_good=is_good)
-        if seq.digest is not None:
-            self._residency.release(seq.digest)
-            seq.slot = None
+        for digest in seq.adapters:
+            self._residency.release(digest)
+        seq.slot = seq.member_slots = None
 
     def _preempt(self, seq: Sequence) -> None:
         assert seq.num_scheduled_tokens == seq.num_computed_tokens, "a step in flight computes it"
@@ -426,6 +462,7 @@ def _output(
     token_ids: list[int],
     finish_reason: str | None,
     logprobs: list[TokenLogprobs] | None,
+    routing: list[list[float]] | None = None,
 ) -> TokenOutput:
     """What is told of a sequence after a step. The first time, its prompt's logprobs go with it."""
     prompt_logprobs, seq.prompt_logprobs = seq.prompt_logprobs, None
@@ -437,6 +474,7 @@ def _output(
         logprobs,
         prompt_logprobs,
         seq.queue_s or 0.0,
+        routing,
     )
 
 

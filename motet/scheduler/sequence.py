@@ -8,11 +8,14 @@ step is in flight that samples a token of theirs: that token counts, though nobo
 """
 
 from collections.abc import Collection, Mapping
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from motet.core.messages import TokenLogprobs
 from motet.core.sampling import SamplingParams
+from motet.memory.members import Members, MemberSlots
 from motet.memory.page_pool import KV
 from motet.memory.prefix_cache import PrefixPage, Scope
 
@@ -48,18 +51,24 @@ class Sequence:
         request_id: the request's id.
         prompt_token_ids: the prompt.
         sampling: how its tokens are chosen.
-        digest: the adapter it runs with, kept to the end; None is the base model.
+        digest: the adapter, composition or routed set it runs with, kept to the end; None is the
+            base model.
         tenant: whose prefix cache it uses.
         arrival: order of arrival; a preempted sequence keeps it.
         priority: those of a lower number come first.
         guide: follows its output along its grammar, through preemptions too; None is free text.
+        members: what a composition or routed set consists of; None for a sequence of one adapter
+            or none.
+        returns_routing: whether it is told with each token which experts it came from.
         output_token_ids: what was generated so far, as far as it is known.
         num_tokens: tokens of the prompt, of the output, and those that steps in flight sample.
         num_computed_tokens: tokens whose KV is in its pages.
         num_scheduled_tokens: these, and the tokens whose KV steps in flight compute.
         is_over: it has ended; what a step in flight still computes of it is thrown away.
         row: its row in the page table while it runs.
-        slot: the slot of its adapter while it runs; None is the base model.
+        slot: the slot of its adapter while it runs; None is the base model. Of several adapters
+            that all its tokens use, the least of their slots; None if there are none of these.
+        member_slots: the slots of its members while it runs; None if it has no members.
         pages: its KV pages, in order.
         kept: the first of these, as the prefix cache knows them; the others are its own.
         num_cached_tokens: prompt tokens that it found in the prefix cache when it first ran.
@@ -69,6 +78,7 @@ class Sequence:
         prompt_logprobs: of the prompt's tokens from the second on, as far as they are known. They
             stay when it is preempted, and go with the first output. None, if they were not asked
             for or are gone.
+        adapters: digests of all that has to be on the device while it runs, each once.
         place: where it stands among those that wait and among those that run; the least is first.
         is_plainly_greedy: see `SamplingParams`, where it is worked out anew each time.
     """
@@ -81,6 +91,8 @@ class Sequence:
     arrival: int
     priority: int = 0
     guide: Guide | None = None
+    members: Members | None = None
+    returns_routing: bool = False
     output_token_ids: list[int] = field(default_factory=list)
     num_tokens: int = field(init=False)
     num_computed_tokens: int = 0
@@ -88,6 +100,7 @@ class Sequence:
     is_over: bool = False
     row: int | None = None
     slot: int | None = None
+    member_slots: MemberSlots | None = None
     pages: list[int] = field(default_factory=list)
     kept: list[PrefixPage] = field(default_factory=list)
     num_cached_tokens: int | None = None
@@ -95,6 +108,7 @@ class Sequence:
     queued_s: float = 0.0
     queue_s: float | None = None
     prompt_logprobs: list[TokenLogprobs] | None = field(init=False)
+    adapters: tuple[str, ...] = field(init=False)
     place: tuple[int, int] = field(init=False)
     is_plainly_greedy: bool = field(init=False)
     max_num_tokens: int = field(init=False)
@@ -104,6 +118,7 @@ class Sequence:
         self.num_tokens = len(self.prompt_token_ids)
         self.max_num_tokens = self.num_tokens + self.sampling.max_tokens
         self.prompt_logprobs = None if self.sampling.num_prompt_logprobs is None else []
+        self.adapters = _adapters(self.digest, self.members)
         self.place = (self.priority, self.arrival)
         self.is_plainly_greedy = self.sampling.is_plainly_greedy
 
@@ -143,6 +158,12 @@ class Sequence:
         """Which part of the prefix cache it uses."""
         return self.tenant, self.digest
 
+    @property
+    def parts(self) -> SequenceOf[str]:
+        """The adapters of its composition, whose digest no adapter has; none if it has none."""
+        is_composed = self.members is not None and self.members.router is None
+        return self.adapters if is_composed else ()
+
     def token_ids(self, start: int, end: int) -> list[int]:
         """Tokens `start` to `end - 1` of prompt and output together."""
         num_prompt_tokens = len(self.prompt_token_ids)
@@ -181,6 +202,12 @@ class Sequence:
         if len(self.output_token_ids) >= self.sampling.max_tokens:
             return "length"
         return None
+
+
+def _adapters(digest: str | None, members: Members | None) -> tuple[str, ...]:
+    if members is not None:
+        return members.adapters
+    return () if digest is None else (digest,)
 
 
 class ScheduledChunk(NamedTuple):
@@ -230,6 +257,13 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         return sum(chunk.num_new_tokens for chunk in self.chunks)
+
+
+Routing = Mapping[Sequence, list[float]]
+"""The weight of each gate where a token came from, for the sequences that asked for it."""
+
+NO_ROUTING: Routing = MappingProxyType({})
+"""Of a batch in which nobody asked for any."""
 
 
 @dataclass(frozen=True)

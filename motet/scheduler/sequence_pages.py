@@ -118,6 +118,7 @@ class SequencePages:
             seq.token_ids(index * self._page_size, (index + 1) * self._page_size),
             seq.pages[index],
             seq.owner,
+            seq.parts,
         )
         assert node.page is not None
         assert seq.row is not None

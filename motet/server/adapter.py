@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 
 from motet.core.messages import AdapterInfo
@@ -35,6 +36,7 @@ class SourceType(StrEnum):
     PATH = "path"  # a directory below an allowed root
     HF = "hf"
     S3 = "s3"
+    COMPOSITION = "composition"  # no files: versions of other adapters, with weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Source:
     """The provenance of a version.
 
     Attributes:
-        uri: a directory, a Hub repository "org/name", or "s3://bucket/prefix".
+        uri: a directory, a Hub repository "org/name", or "s3://bucket/prefix"; of a composition
+            the versions that it is made of, joined by '+'.
         revision: of a Hub repository; the full commit, once it has been fetched.
     """
 
@@ -64,10 +67,32 @@ class VersionState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """What a version has in the engine: one reference, and perhaps one pin."""
+class Part:
+    """A version in a composition that has a name. It is the same one, and so its content, for ever.
 
-    reference: AdapterReference
+    Attributes:
+        weight: the factor on its delta.
+    """
+
+    name: str
+    number: int
+    digest: str
+    weight: float
+
+    @property
+    def version_id(self) -> str:
+        """How a request names exactly this version."""
+        return f"{self.name}@{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What a version has in the engine: one reference, and perhaps one pin.
+
+    A composition has them on each of its parts, in their order.
+    """
+
+    references: tuple[AdapterReference, ...]
     is_pinned: bool = False
 
 
@@ -77,12 +102,13 @@ class Version:
 
     Attributes:
         path: the directory with its files; resolved, once it has been read. None until a source
-            elsewhere has been fetched.
+            elsewhere has been fetched, and of a composition.
         created_at: Unix time [s].
         created_by: the id of the key that asked for it, if one did.
         reason: why the state is FAILED.
         info: its content, from when it was first read: all that it will ever mean.
         hold: what it took in the engine, perhaps in one that has died since.
+        parts: of a composition; none of an adapter.
     """
 
     name: str
@@ -95,6 +121,7 @@ class Version:
     reason: str | None = None
     info: AdapterInfo | None = None
     hold: Hold | None = None
+    parts: tuple[Part, ...] = ()
 
     @property
     def id(self) -> str:
@@ -186,7 +213,7 @@ class Adapter:
         to or from anywhere, and neither the engine nor a request holds them.
 
         Args:
-            is_used: whether a request is on a version.
+            is_used: whether a request is on a version, or something is made of it.
         """
         named = {*self.targets, *(number for weights in self.history for number in weights)}
         idle = [
@@ -194,8 +221,8 @@ class Adapter:
             for number, version in self.versions.items()
             if number not in named and version.hold is None and version.digest is not None
         ]
-        unmissed = [each for each in idle if not (each.is_draining or is_used(each))]
-        return unmissed[: max(0, len(self.versions) - MAX_VERSIONS)]
+        unmissed = (each for each in idle if not (each.is_draining or is_used(each)))
+        return list(islice(unmissed, max(0, len(self.versions) - MAX_VERSIONS)))
 
     @property
     def is_gone(self) -> bool:
@@ -263,6 +290,24 @@ class Adapter:
             rest = {each: share for each, share in alias.weights.items() if each not in numbers}
             alias = Alias(normalized(rest)) if rest else None
         return replace(self, versions=versions, alias=alias, history=history)
+
+
+class Kind(StrEnum):
+    """What a model's name stands for."""
+
+    BASE = "base"
+    ADAPTER = "adapter"
+    ROUTED_SET = "routed_set"
+    COMPOSITION = "composition"
+
+
+def kind_of(info: AdapterInfo | None, *, has_parts: bool) -> Kind:
+    """The kind of what a request runs on; None is the base model."""
+    if info is None:
+        return Kind.BASE
+    if has_parts:
+        return Kind.COMPOSITION
+    return Kind.ADAPTER if info.routed is None else Kind.ROUTED_SET
 
 
 def found(name: str, path: Path, created_at: int) -> Adapter:

@@ -12,7 +12,9 @@ from dataclasses import replace
 
 from motet.core.errors import MotetError
 from motet.server.adapter import Adapter, SourceType, Version, Weights
+from motet.server.dependants import require_independent
 from motet.server.engine_client import EngineClient
+from motet.server.expert_use import sets_that_name
 from motet.server.registry import AdapterRegistry
 from motet.server.sources import Sources
 from motet.server.transitions import Fields, Transitions
@@ -120,7 +122,8 @@ class AdapterChanges:
             has been kept on disk when this returns.
 
         Raises:
-            MotetError: 404, 409 for a version that the alias names, or the engine is not ready.
+            MotetError: 404, 409 for a version that the alias names or something is made of, or
+                the engine is not ready.
         """
         await self._names.look_up(name)
         lies_there = await self._names.lies_in_directory(name)
@@ -128,6 +131,9 @@ class AdapterChanges:
             self._client.require_ready()
             adapter = self._names.adapter(name, param)
             numbers = _numbers_to_delete(adapter, number, force=force, param=param)
+            await self._require_unused(adapter, numbers, param)
+            versions = [adapter.versions[each] for each in sorted(numbers)]
+            require_independent(versions, self._records.catalogue, param)
             after = adapter.drain(numbers)
             if after.is_gone:
                 after = replace(after, is_pinned=False, is_static=False, history=())
@@ -157,6 +163,19 @@ class AdapterChanges:
                 )
             await self._transitions.apply(after, _FIELDS)
         return self._names.adapter(name, "name")
+
+    async def _require_unused(self, adapter: Adapter, numbers: set[int], param: str) -> None:
+        """Raises MotetError (409) if a routed set is made of one of these versions."""
+        others = [each for each in self._records.catalogue.all() if each.name != adapter.name]
+        for number in sorted(numbers):
+            sets = await asyncio.to_thread(sets_that_name, adapter, number, others)
+            if sets:
+                raise MotetError(
+                    f"Version {number} of {adapter.name!r} is an expert of the routed set "
+                    f"{', '.join(sets)}. Delete that first.",
+                    code="adapter_in_use",
+                    param=param,
+                )
 
     async def _drain(self, name: str, numbers: set[int], timeout_s: float) -> bool:
         ids = [f"{name}@{number}" for number in numbers]

@@ -7,6 +7,7 @@ Does not know: what is in an adapter, nor which names are in use (`registry.py`)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import posixpath
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from motet.adapters.roots import adapter_name_is_valid, confine
+from motet.adapters.router_config import ROUTER_CONFIG_NAME, is_routed_set
 from motet.core.errors import AdapterError, ConfigError
 from motet.server.single_flight import SingleFlight
 
@@ -24,13 +26,14 @@ MISS_LIFETIME_S = 5.0
 # More made-up names than this at once are looked up again, rather than remembered.
 MAX_REMEMBERED_MISSES = 1024
 
-CONFIG_FILE = "adapter_config.json"
+# What makes a folder an adapter's, or a routed set's.
+CONFIG_FILES = ("adapter_config.json", ROUTER_CONFIG_NAME)
 
 _log = structlog.get_logger()
 
 
 class AdapterDirectory:
-    """A directory of adapters, one in each folder that holds an `adapter_config.json`.
+    """A directory of adapters and routed sets, one in each folder that has a file of its kind.
 
     Attributes:
         path: where it is, resolved.
@@ -61,7 +64,7 @@ class AdapterDirectory:
         found: list[tuple[str, Path]] = []
         for name in names:
             path = self.path / name
-            if not os.path.exists(path / CONFIG_FILE):
+            if not any(os.path.exists(path / file) for file in CONFIG_FILES):
                 continue
             if reason := self._obstacle(name, path):
                 _log.warning("adapter not named", path=str(path), reason=reason)
@@ -87,8 +90,12 @@ class AdapterDirectory:
         return await asyncio.to_thread(self._path_of, name) is not None
 
     def has_config(self, name: str) -> bool:
-        """Whether a folder of this name looks like an adapter's; takes one look."""
-        return (self.path / name / CONFIG_FILE).is_file()
+        """Whether a folder of this name looks like an adapter's, and is none of a set's experts."""
+        path = self.path / name
+        if not any((path / file).is_file() for file in CONFIG_FILES):
+            return False
+        above = path.relative_to(self.path).parents
+        return not any(is_routed_set(self.path / folder) for folder in above)
 
     def forget_miss(self, name: str) -> None:
         """Have a name looked for that was missing a moment ago."""
@@ -105,12 +112,12 @@ class AdapterDirectory:
 
     def _path_of(self, name: str) -> Path | None:
         path = self.path / name
-        try:
-            confine(path / CONFIG_FILE, self._roots)
-            confine(path, self._roots)
-        except AdapterError:
-            return None
-        return path
+        for file in CONFIG_FILES:
+            with contextlib.suppress(AdapterError):
+                confine(path / file, self._roots)
+                confine(path, self._roots)
+                return path
+        return None
 
     def _obstacle(self, name: str, path: Path) -> str | None:
         if not adapter_name_is_valid(name):

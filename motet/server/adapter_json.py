@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from motet.core.messages import AdapterMemory, MemoryReport
-from motet.server.adapter import Adapter, Source, Version
+from motet.server.adapter import Adapter, Source, Version, kind_of
 from motet.server.errors import error_body
 from motet.server.operations import Operation
 from motet.server.records import shares_json
@@ -50,14 +50,15 @@ def adapter_json(registry: AdapterRegistry, adapter: Adapter, tiers: Tiers | Non
 def version_json(registry: AdapterRegistry, version: Version, tiers: Tiers | None) -> Json:
     """A version: what it is, where it came from, how far it has come, who uses it."""
     info = version.info
-    tier = "disk" if version.digest is None or tiers is None else tiers.get(version.digest, "disk")
     return {
         "id": version.id,
         "version": version.number,
         "state": registry.state_of(version).value,
         "reason": version.reason,
+        **kind_json(version),
         "digest": version.digest,
         "source": source_json(version.source),
+        "composition": composition_json(version),
         "max_rank": None if info is None else info.max_rank,
         "modules": None if info is None else info.modules,
         "num_parameters": None if info is None else info.num_parameters,
@@ -66,8 +67,32 @@ def version_json(registry: AdapterRegistry, version: Version, tiers: Tiers | Non
         "created_by": version.created_by,
         "users": registry.leases.count(version.id),
         "last_used": registry.leases.last_used(version.id),
-        "tier": None if tiers is None else tier,
+        "tier": None if tiers is None else _version_tier(version, tiers),
     }
+
+
+def kind_json(version: Version) -> Json:
+    """What a model is, and of a routed set how it chooses among what."""
+    info = version.info
+    if info is None:  # it has not been read
+        return {"kind": None, "routing": None}
+    kind = kind_of(info, has_parts=bool(version.parts)).value
+    if (routed := info.routed) is None:
+        return {"kind": kind, "routing": None}
+    experts = zip(routed.names, routed.experts, strict=True)
+    return {
+        "kind": kind,
+        "routing": {
+            "method": routed.method,
+            "experts": [{"name": name, "digest": digest} for name, digest in experts],
+            "shared": routed.shared,
+        },
+    }
+
+
+def composition_json(version: Version) -> dict[str, float] | None:
+    """Weights by the versions that a composition is made of; None for an adapter."""
+    return {part.version_id: part.weight for part in version.parts} or None
 
 
 def source_json(source: Source) -> Json:
@@ -87,6 +112,13 @@ def operation_json(operation: Operation) -> Json:
         "created_at": operation.created_at,
         "ended_at": operation.ended_at,
     }
+
+
+def _version_tier(version: Version, tiers: Tiers) -> str:
+    """Where it is; of a composition, where the part is that is furthest away."""
+    digests = [part.digest for part in version.parts] or [version.digest or ""]
+    found = {tiers.get(digest, "disk") for digest in digests}
+    return next(tier for tier in ("disk", "host", "device") if tier in found)
 
 
 def _tier(memory: AdapterMemory) -> str:

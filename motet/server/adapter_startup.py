@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 
+from motet.adapters.router_config import is_routed_set
 from motet.core.errors import MotetError
 from motet.server.adapter_admin import AdapterAdmin
 from motet.server.adapter_dir import AdapterDirectory
@@ -80,8 +81,12 @@ async def running_adapters(
 
 
 async def _load_static_adapters(config: ServeConfig, admin: AdapterAdmin) -> None:
-    """Load what `--adapter` gives, in that order. Raises MotetError with the first that fails."""
-    for name, path in config.adapters:
+    """Load what `--adapter` gives, in that order, but routed sets after all that they may use.
+
+    Raises MotetError with the first that fails.
+    """
+    # False sorts before True.
+    for name, path in sorted(config.adapters, key=lambda given: is_routed_set(given[1])):
         try:
             await admin.deployments.load_static(name, path)
         except MotetError as error:

@@ -16,10 +16,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.core.errors import MotetError
-from motet.server.adapter import Adapter, Source, SourceType
+from motet.server.adapter import Adapter, Part, Source, SourceType
 from motet.server.adapter_json import Tiers, adapter_json, operation_json, tiers_of
-from motet.server.admin_protocol import AliasRequest, CreateAdapterRequest, RollbackRequest
+from motet.server.admin_protocol import (
+    AliasRequest,
+    CreateAdapterRequest,
+    RollbackRequest,
+    SourceBody,
+)
 from motet.server.audit import auditing
+from motet.server.composition import SEPARATOR
 from motet.server.context import context_of
 from motet.server.deployments import Deployment
 from motet.server.errors import bad_request
@@ -27,6 +33,7 @@ from motet.server.operations import OperationState
 from motet.server.parsing import parse, read_json_object, require_json
 from motet.server.replies import unless_client_leaves
 from motet.server.services import Services, services_of
+from motet.server.stored_compositions import pinned_parts
 
 MAX_DRAIN_TIMEOUT_S = 3600.0
 
@@ -36,17 +43,18 @@ _MEMORY_TIMEOUT_S = 2.0
 async def create_adapter(request: Request) -> Response:
     """A new version of an adapter. 202 with an operation, or with `wait` its end."""
     params = parse(CreateAdapterRequest, await read_json_object(request))
-    source = params.source
+    source, parts = await _source(services_of(request), params)
     deployment = Deployment(
         params.name,
-        Source(SourceType(source.type), source.uri, source.revision),
+        source,
+        parts,
         digest=params.sha256,
         pin=params.pin,
         activate=params.activate,
         warm=params.warm,
         created_by=context_of(request.scope).principal.key_id,
     )
-    about = {"adapter": params.name, "source": f"{source.type}:{source.uri}"}
+    about = {"adapter": params.name, "source": f"{source.type.value}:{source.uri}"}
     with auditing(request, "adapter.create", **about):
         operation = await services_of(request).admin.deployments.start(deployment)
         if params.wait:
@@ -126,7 +134,7 @@ async def warm_adapter(request: Request) -> Response:
 async def delete_adapter(request: Request) -> Response:
     """Delete a name, or with NAME@3 one version; answers once its requests have ended.
 
-    Raises MotetError: 404, 409 for a version that the alias names.
+    Raises MotetError: 404, 409 for a version that the alias names or something is made of.
     """
     services = services_of(request)
     spelling = services.registry.names.parse(request.path_params["name"])
@@ -153,6 +161,18 @@ async def retrieve_operation(request: Request) -> Response:
     """How a load stands. Raises MotetError (404)."""
     operations = services_of(request).admin.deployments.operations
     return _json(operation_json(operations.get(request.path_params["operation_id"])))
+
+
+async def _source(
+    services: Services, params: CreateAdapterRequest
+) -> tuple[Source, tuple[Part, ...]]:
+    """Where the new version comes from, and of a composition what it is made of."""
+    given = params.source
+    if isinstance(given, SourceBody):
+        return Source(SourceType(given.type), given.uri, given.revision), ()
+    parts = await pinned_parts(services.registry, params.name, given.parts)
+    ids = SEPARATOR.join(part.version_id for part in parts)
+    return Source(SourceType.COMPOSITION, ids), parts
 
 
 def _list(services: Services, adapters: Sequence[Adapter], tiers: Tiers | None) -> Response:

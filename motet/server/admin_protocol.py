@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
+from motet.server.field_types import PartWeights
 from motet.server.protocol import AdapterName
 
 MAX_TARGETS = 16
@@ -51,11 +52,29 @@ class SourceBody(_Body):
     revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
 
 
+class CompositionBody(_Body):
+    """No files: adapters that the server knows, with the factors on their deltas."""
+
+    type: Literal["composition"]
+    parts: PartWeights
+
+
+# Tags with brackets are left out of the places that errors name.
+_Source = Annotated[
+    Annotated[SourceBody, Tag("[files]")] | Annotated[CompositionBody, Tag("[composition]")],
+    Discriminator(lambda value: "[composition]" if _is_composition(value) else "[files]"),
+]
+
+
+def _is_composition(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("type") == "composition"
+
+
 class CreateAdapterRequest(_Body):
     """POST /admin/v1/adapters."""
 
     name: AdapterName
-    source: SourceBody
+    source: _Source
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     pin: bool | None = None  # None: as it was under this name
     warm: bool = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from motet.server.adapter import Adapter
+from motet.server.adapter import Adapter, Version
 
 
 class Catalogue:
@@ -42,6 +42,11 @@ class Catalogue:
     def get(self, name: str) -> Adapter | None:
         """What is known under a name; None if nothing is."""
         return self._adapters.get(name)
+
+    def version(self, name: str, number: int) -> Version | None:
+        """A version, also one that is draining; None if it is gone."""
+        adapter = self._adapters.get(name)
+        return None if adapter is None else adapter.versions.get(number)
 
     def names_of(self, digest: str) -> list[str]:
         """The models that mean this digest: a name, or name@version where no alias names it."""

@@ -15,6 +15,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from motet.core.messages import RoutedSetInfo
 from motet.server.answer import AnswerFormat, answer
 from motet.server.chat_template import ChatOptions
 from motet.server.choice import Delta, token_ids_of
@@ -31,6 +32,7 @@ from motet.server.parameters import (
 )
 from motet.server.parsing import parse, read_json_object
 from motet.server.protocol import ALL_PARAMETERS, ChatRequest
+from motet.server.routing_json import routing_json
 from motet.server.services import Services, services_of
 from motet.server.structured import Constraint, constraint_of
 from motet.server.tokenizer import TextTokenizer
@@ -49,11 +51,16 @@ class ChatFormat:
     chunk_object = "chat.completion.chunk"
 
     def __init__(
-        self, params: ChatRequest, prompt_token_ids: list[int], tokenizer: TextTokenizer
+        self,
+        params: ChatRequest,
+        prompt_token_ids: list[int],
+        tokenizer: TextTokenizer,
+        routed: RoutedSetInfo | None = None,
     ) -> None:
         self._params = params
         self._prompt_token_ids = prompt_token_ids
         self._pieces = tokenizer.pieces
+        self._routed = routed
 
     def whole_choice(self, index: int, deltas: Sequence[Delta]) -> dict[str, Any]:
         text = "".join(delta.text for delta in deltas)
@@ -62,7 +69,7 @@ class ChatFormat:
             "message": {"role": "assistant", "content": text, "refusal": None},
             "logprobs": self._logprobs(deltas),
             "finish_reason": deltas[-1].finish_reason,
-            **self._token_ids(deltas),
+            **self._extra_fields(deltas),
         }
 
     def whole_fields(self, deltas: Sequence[Delta]) -> dict[str, Any]:
@@ -86,7 +93,7 @@ class ChatFormat:
         choices = []
         if delta.text or delta.tokens:
             said = _chunk(delta.choice, {"content": delta.text}, None, self._logprobs([delta]))
-            choices.append({**said, **self._token_ids([delta])})
+            choices.append({**said, **self._extra_fields([delta])})
         if delta.finish_reason is not None:
             choices.append(_chunk(delta.choice, {}, delta.finish_reason))
         return choices
@@ -102,8 +109,15 @@ class ChatFormat:
             skip_special_tokens=self._params.skip_special_tokens,
         )
 
-    def _token_ids(self, deltas: Sequence[Delta]) -> dict[str, Any]:
-        return {"token_ids": token_ids_of(deltas)} if self._params.return_token_ids else {}
+    def _extra_fields(self, deltas: Sequence[Delta]) -> dict[str, Any]:
+        """vLLM's field and our own, only where they were asked for."""
+        fields: dict[str, Any] = {}
+        if self._params.return_token_ids:
+            fields["token_ids"] = token_ids_of(deltas)
+        if self._routed is not None:
+            tokens = (token for delta in deltas for token in delta.tokens)
+            fields["routing"] = routing_json(tokens, self._routed, self._pieces)
+        return fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +167,7 @@ async def start_chat(request: Request, body: Mapping[str, Any]) -> RunningChat:
         default_max_tokens=None,
         prompt_param="messages",
     )
-    plain = ChatFormat(params, prompt, services.tokenizer)
+    plain = ChatFormat(params, prompt, services.tokenizer, generation.routed)
     form = plain if use is None else ToolChatFormat(plain, tool_form, use)
     return RunningChat(params, generation, form)
 

@@ -93,8 +93,9 @@ class Choice:
         pieces: list[str] = []
         for place, token_id in enumerate(output.token_ids):
             logprobs = None if output.logprobs is None else output.logprobs[place]
+            routing = None if output.routing is None else output.routing[place]
             is_end = output.finish_reason == "stop" and token_id in self._stop_ids
-            pieces.append(self._push_token(token_id, logprobs, is_end=is_end))
+            pieces.append(self._push_token(token_id, logprobs, routing, is_end=is_end))
             if self._finder.found:
                 return self._finished(pieces, "stop")
         if output.finish_reason is None:
@@ -105,14 +106,21 @@ class Choice:
         pieces.append(self._finder.flush())
         return self._finished(pieces, output.finish_reason)
 
-    def _push_token(self, token_id: int, logprobs: TokenLogprobs | None, *, is_end: bool) -> str:
+    def _push_token(
+        self,
+        token_id: int,
+        logprobs: TokenLogprobs | None,
+        routing: list[float] | None,
+        *,
+        is_end: bool,
+    ) -> str:
         """The text that may be shown now. A token that ends the answer has none in it."""
         self.num_tokens += 1
         if logprobs is not None:
             self._total_logprob += logprobs.logprob
         text = "" if is_end and not self._includes_stop else self._decoder.push(token_id)
         if self._shown is not None:
-            self._shown.push(token_id, text, logprobs)
+            self._shown.push(token_id, text, logprobs, routing)
         # As token ids do, stop strings end nothing before there are enough tokens.
         return text if self.num_tokens <= self._min_tokens else self._finder.push(text)
 

@@ -1,5 +1,5 @@
-"""The command line: `motet serve`, `adapters`, `keys`, `top`, `complete`, `check` and
-`import-router`.
+"""The command line: `motet serve`, `adapters`, `keys`, `top`, `complete`, `check`,
+`import-router` and `train-router`.
 
 Owns: which commands there are.
 Does not know: their options and how anything is done; each is a module of its own.
@@ -17,6 +17,7 @@ from motet.server import (
     remote_adapters,
     serve_command,
     top,
+    train_router_command,
 )
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ app.command("top")(top.top)
 app.command("complete")(remote.complete)
 app.command("check")(check.check)
 app.command("import-router")(import_command.import_router)
+app.command("train-router")(train_router_command.train_router)
 
 
 def main() -> None:

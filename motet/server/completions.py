@@ -14,6 +14,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from motet.core.messages import RoutedSetInfo
 from motet.server.answer import answer
 from motet.server.choice import Delta, token_ids_of
 from motet.server.context import context_of
@@ -29,6 +30,7 @@ from motet.server.parameters import (
 )
 from motet.server.parsing import parse, read_json_object
 from motet.server.protocol import ALL_PARAMETERS, CompletionRequest
+from motet.server.routing_json import routing_json
 from motet.server.services import services_of
 from motet.server.tokenizer import TextTokenizer
 
@@ -51,11 +53,16 @@ class CompletionFormat:
     chunk_object = "text_completion"
 
     def __init__(
-        self, params: CompletionRequest, prompts: Sequence[Prompt], tokenizer: TextTokenizer
+        self,
+        params: CompletionRequest,
+        prompts: Sequence[Prompt],
+        tokenizer: TextTokenizer,
+        routed: RoutedSetInfo | None = None,
     ) -> None:
         self._params = params
         self._prompts = prompts
         self._pieces = tokenizer.pieces
+        self._routed = routed
 
     def whole_choice(self, index: int, deltas: Sequence[Delta]) -> dict[str, Any]:
         return self._choice(index, deltas)
@@ -99,12 +106,15 @@ class CompletionFormat:
         return logprobs.as_json()
 
     def _extra_fields(self, prompt: Prompt, deltas: Sequence[Delta]) -> dict[str, Any]:
-        """vLLM's fields, only where they were asked for."""
+        """vLLM's fields and our own, only where they were asked for."""
         fields: dict[str, Any] = {}
         if self._params.return_token_ids:
             if deltas[0].is_first:
                 fields["prompt_token_ids"] = prompt.token_ids
             fields["token_ids"] = token_ids_of(deltas)
+        if self._routed is not None:
+            tokens = (token for delta in deltas for token in delta.tokens)
+            fields["routing"] = routing_json(tokens, self._routed, self._pieces, prefix="bytes:")
         if self._params.prompt_logprobs is not None:
             fields["prompt_logprobs"] = prompt_logprobs(
                 deltas[0].prompt_logprobs or (), self._params.prompt_logprobs, self._pieces
@@ -136,7 +146,7 @@ async def create_completion(request: Request) -> Response:
         default_max_tokens=DEFAULT_MAX_TOKENS,
         prompt_param="prompt",
     )
-    form = CompletionFormat(params, prompts, services.tokenizer)
+    form = CompletionFormat(params, prompts, services.tokenizer, generation.routed)
     response = await answer(request, params, generation, form)
     tell_ignored(response, ignored)
     return response

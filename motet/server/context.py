@@ -47,9 +47,10 @@ class RequestContext:
         request_id: in the response's headers and every log line.
         status: what the request came to: the HTTP status, unless a stream broke after it.
         is_generation: whether it counts as a generation request.
-        adapter_label: the model's name, once it is known to exist.
-        adapter_version: which version of an adapter it gets, once that is known.
-        lease: what keeps that version until the request has ended.
+        model_label: what metrics call its model, once that is known to exist.
+        adapter_name: the model's name then; of a composition, those of its parts.
+        adapter_versions: which versions of them it gets; none of the base model.
+        lease: what keeps these versions until the request has ended.
         tenant: whose key the request came with, never the key itself. Requests of one tenant
             share cached prefixes; None without keys, or where all share.
         principal: who sent it, once authentication has said so.
@@ -64,8 +65,9 @@ class RequestContext:
     started_s: float = field(default_factory=time.monotonic)
     status: int | None = None
     is_generation: bool = False
-    adapter_label: str | None = None
-    adapter_version: int | None = None
+    model_label: str | None = None
+    adapter_name: str | None = None
+    adapter_versions: tuple[int, ...] = ()
     lease: Lease | None = None
     tenant: str | None = None
     principal: Principal = ANYONE

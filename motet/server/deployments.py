@@ -13,9 +13,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from motet.core.errors import MotetError
-from motet.server.adapter import Adapter, Source, SourceType, Version, VersionState
+from motet.server.adapter import (
+    MAX_VERSIONS,
+    Adapter,
+    Part,
+    Source,
+    SourceType,
+    Version,
+    VersionState,
+)
+from motet.server.dependants import dependants_of
 from motet.server.engine_client import EngineClient
 from motet.server.errors import adapter_refusal, bad_request
+from motet.server.expert_use import expert_digests
 from motet.server.operations import Operation, Operations
 from motet.server.registry import AdapterRegistry
 from motet.server.sources import Sources
@@ -27,6 +37,7 @@ class Deployment:
     """A new version that somebody wants.
 
     Attributes:
+        parts: of a composition, whose source has no files.
         digest: what the content must be, if that is known.
         pin: keep what the name means on the device; None is as it was under this name.
         activate: the name means the new version, wholly, as soon as it is ready.
@@ -38,6 +49,7 @@ class Deployment:
 
     name: str
     source: Source
+    parts: tuple[Part, ...] = ()
     digest: str | None = None
     pin: bool | None = None
     activate: bool = True
@@ -80,9 +92,13 @@ class Deployments:
         self._names.require_usable(name, fields.name)
         self._client.require_ready()
         await self._names.look_up(name)
-        path = await self._sources.locate(deployment.source, fields.source)
-        async with self._records.lock(name):
+        path = None
+        if not deployment.parts:
+            path = await self._sources.locate(deployment.source, fields.source)
+        # With the parts' names, so that no part goes before it is known that this needs it.
+        async with self._records.locked([name, *(part.name for part in deployment.parts)]):
             self._client.require_ready()
+            self._require_parts(deployment)
             adapter = self._records.catalogue.get(name) or Adapter(name)
             known = adapter.with_digest(deployment.digest) if deployment.digest else None
             if known is not None:
@@ -135,13 +151,33 @@ class Deployments:
             path,
             int(time.time()),
             deployment.created_by,
+            parts=deployment.parts,
         )
         await self._records.commit(self._without_surplus(adapter.put(version)))
         return version.number
 
+    def _require_parts(self, deployment: Deployment) -> None:
+        """Raises MotetError (409): a part was deleted since it was chosen. Needs the locks."""
+        for part in deployment.parts:
+            version = self._records.catalogue.version(part.name, part.number)
+            if version is None or version.is_draining:
+                raise MotetError(
+                    f"{part.version_id!r} was deleted meanwhile.",
+                    code="adapter_deleted",
+                    param=deployment.fields.source,
+                )
+
     def _without_surplus(self, adapter: Adapter) -> Adapter:
-        """Without the oldest versions, if there are too many that no name and no request means."""
-        for version in adapter.surplus(lambda each: self._leases.count(each.id) > 0):
+        """Without the oldest versions, if there are too many that nothing and nobody needs."""
+        if len(adapter.versions) <= MAX_VERSIONS:  # as nearly always
+            return adapter
+        experts = expert_digests(self._records.catalogue.all())
+
+        def is_used(version: Version) -> bool:
+            is_needed = self._leases.count(version.id) > 0 or version.digest in experts
+            return is_needed or any(dependants_of(version, self._records.catalogue))
+
+        for version in adapter.surplus(is_used):
             adapter = adapter.drop(version.number)
             self._leases.forget(version.id)
         return adapter
@@ -163,7 +199,7 @@ class Deployments:
         """The version with its files on this machine."""
         async with self._records.lock(deployment.name):
             version = self._show(deployment.name, number, VersionState.VALIDATING)
-        if version.path is not None:
+        if version.path is not None or version.parts:
             return version
         source, path = await self._sources.fetch(version.source, deployment.fields.source)
         return replace(version, source=source, path=path)
@@ -277,7 +313,9 @@ def _with_loaded(
         twin,
         source=loaded.source,
         path=loaded.path,
+        info=loaded.info,  # of a routed set, what its experts are called now
         hold=loaded.hold,
+        parts=loaded.parts,
         state=VersionState.READY,
         reason=None,
     )

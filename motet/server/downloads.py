@@ -21,10 +21,11 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from motet.adapters.router_config import ROUTER_CONFIG_NAME
 from motet.core.errors import AdapterError
 from motet.server.adapter import Source
+from motet.server.source_files import ADAPTER_FILES, files_of_set
 
-FILES = ("adapter_config.json", "adapter_model.safetensors")
 MAX_DOWNLOAD_BYTES = 4 << 30
 DOWNLOAD_TIMEOUT_S = 600.0
 
@@ -90,8 +91,7 @@ class Downloads:
             return pinned, path
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self._directory))
         try:
-            for file in FILES:
-                _write(partial / file, files.chunks(pinned, file), limit)
+            _write_all(partial, lambda file: files.chunks(pinned, file), limit)
             _publish(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -143,7 +143,24 @@ class _Limit:
             )
 
 
+def _write_all(directory: Path, chunks_of: Callable[[str], Iterator[bytes]], limit: _Limit) -> None:
+    """Write an adapter's files, or a routed set's where there is no adapter."""
+    first, *others = ADAPTER_FILES
+    try:
+        _write(directory / first, chunks_of(first), limit)
+    except AdapterError as error:
+        if error.code != "adapter_not_found":
+            raise
+        (directory / first).unlink()
+        _write(directory / ROUTER_CONFIG_NAME, chunks_of(ROUTER_CONFIG_NAME), limit)
+        config = directory / ROUTER_CONFIG_NAME
+        others = [each for each in files_of_set(config.read_bytes()) if each != config.name]
+    for file in others:
+        _write(directory / file, chunks_of(file), limit)
+
+
 def _write(path: Path, chunks: Iterator[bytes], limit: _Limit) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         for chunk in chunks:
             limit.take(len(chunk))

@@ -170,15 +170,19 @@ class EngineClient:
             self._send(request)
         return stream
 
-    async def load_adapter(self, path: Path) -> AdapterReference:
+    async def load_adapter(self, path: Path, expert_paths: Sequence[Path] = ()) -> AdapterReference:
         """Have the engine check and keep an adapter: one more reference on its digest.
+
+        Args:
+            expert_paths: of a routed set, as in `LoadAdapter`.
 
         Raises:
             AdapterError: the engine refused it.
             MotetError: the engine died meanwhile.
         """
         engine = self.num_starts
-        loaded = await self._in_flight.ask(LoadAdapter(_new_id(), str(path)), AdapterLoaded)
+        message = LoadAdapter(_new_id(), str(path), [str(each) for each in expert_paths])
+        loaded = await self._in_flight.ask(message, AdapterLoaded)
         return AdapterReference(loaded.info, path, engine)
 
     def holds(self, reference: AdapterReference | None) -> bool:

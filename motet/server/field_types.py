@@ -12,12 +12,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from motet.core.composition import MAX_ABS_WEIGHT, MAX_PARTS
+
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
 MAX_ABS_LOGIT_BIAS = 100
 MAX_CACHE_SALT_CHARS = 256
 MAX_USER_CHARS = 512
 MAX_ABS_PRIORITY = 2**31 - 1
+MAX_MODEL_CHARS = 256
 
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
 
@@ -45,6 +48,50 @@ def _biases(value: Any) -> Any:
     return {int(key): float(bias) for key, bias in value.items()}
 
 
+def _part_weights(value: Any) -> Any:
+    """Names of adapters, and the factors on their deltas."""
+    if not isinstance(value, dict):
+        raise PydanticCustomError("parts_type", "should be an object of adapters and weights")
+    if not 1 <= len(value) <= MAX_PARTS:
+        raise PydanticCustomError(
+            "number_of_parts", f"should have 1 to {MAX_PARTS} adapters, not {len(value)}"
+        )
+    for name, weight in value.items():
+        if not 1 <= len(name) <= MAX_MODEL_CHARS:
+            raise PydanticCustomError(
+                "part_name", f"should have names of 1 to {MAX_MODEL_CHARS} characters as its keys"
+            )
+        if type(weight) not in (int, float):  # a bool is an int to isinstance
+            raise PydanticCustomError("weight_type", "should have numbers as its values")
+        if not 0 < abs(weight) <= MAX_ABS_WEIGHT:  # neither is NaN
+            raise PydanticCustomError(
+                "weight_range",
+                f"should have weights from -{MAX_ABS_WEIGHT:g} to {MAX_ABS_WEIGHT:g}, but not 0",
+            )
+    return {name: float(weight) for name, weight in value.items()}
+
+
+ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
+PartWeights = Annotated[
+    dict[str, float],
+    BeforeValidator(
+        _part_weights,
+        json_schema_input_type=Annotated[
+            dict[
+                Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)],
+                Annotated[
+                    float,
+                    Field(
+                        ge=-MAX_ABS_WEIGHT,
+                        le=MAX_ABS_WEIGHT,
+                        json_schema_extra={"not": {"const": 0}},
+                    ),
+                ],
+            ],
+            Field(min_length=1, max_length=MAX_PARTS),
+        ],
+    ),
+]
 LogitBias = Annotated[
     dict[int, float],
     BeforeValidator(

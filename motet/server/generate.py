@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Sequence
 from starlette.requests import Request
 
 from motet.core.errors import MotetError
-from motet.core.messages import AddRequest
+from motet.core.messages import AddRequest, RoutedSetInfo
 from motet.server import admission
+from motet.server.adapter import kind_of
 from motet.server.allowance import Reservation
 from motet.server.budget import default_share, require_within_budget
 from motet.server.choice import Choice, Delta, Usage, best_choices, count_cached
@@ -25,6 +26,8 @@ from motet.server.generation_watch import GenerationWatch
 from motet.server.prefix_scope import prefix_scope
 from motet.server.protocol import GenerationParameters
 from motet.server.replies import unless_client_leaves
+from motet.server.resolved import Resolved
+from motet.server.routing_json import require_routed_set
 from motet.server.services import Services
 from motet.server.token_stream import TokenStream
 
@@ -34,6 +37,7 @@ class Generation:
 
     Attributes:
         id: unique among all requests, unlike a request id that a client chose.
+        routed: the routed set whose choices are to be told of; None if none are.
     """
 
     def __init__(
@@ -45,8 +49,10 @@ class Generation:
         watch: GenerationWatch,
         reservation: Reservation | None,
         timers: Sequence[asyncio.TimerHandle],
+        routed: RoutedSetInfo | None,
     ) -> None:
         self.id = group
+        self.routed = routed
         self._stream = stream
         self._choices = choices
         self._num_prompt_tokens = num_prompt_tokens
@@ -119,29 +125,35 @@ def _deadline_timers(context: RequestContext, stream: TokenStream) -> list[async
     ]
 
 
-async def find_model(request: Request, services: Services, params: GenerationParameters) -> str:
-    """Exactly what serves this request: the base model, or one version of an adapter.
+async def find_model(
+    request: Request, services: Services, params: GenerationParameters
+) -> Resolved:
+    """Exactly what serves this request: the base model, or certain versions of adapters.
 
     Every endpoint asks here first, and uses nothing but the answer from then on. The request's
-    context is told, and keeps the version until the request has ended. Where a name means several
+    context is told, and keeps the versions until the request has ended. Where a name means several
     versions, requests of one `user` get the same.
 
     Raises:
-        MotetError: 404 `model_not_found`, also for a model that the requester may not use.
+        MotetError: 404 `model_not_found`, also for a model that the requester may not use; 400 for
+            adapters that cannot be composed.
     """
     context = context_of(request.scope)
     sticky_key = params.user or context.request_id
-    resolved = await services.registry.resolve(params.model, context.principal, sticky_key)
+    resolved = await services.registry.resolve(
+        params.model, context.principal, sticky_key, params.lora
+    )
     if context.lease is not None:  # the request has asked before
         context.lease.end()
-    context.adapter_label = resolved.label
-    context.adapter_version = resolved.version
+    context.model_label = resolved.label
+    context.adapter_name = resolved.name
+    context.adapter_versions = resolved.versions
     context.lease = resolved.lease
-    return resolved.model
+    return resolved
 
 
-async def wait_for_adapter(request: Request, services: Services, model: str) -> None:
-    """Have what `model` names loaded. When this returns, `start_generation` may use it at once.
+async def wait_for_adapter(request: Request, services: Services, model: Resolved) -> None:
+    """Have what `model` needs loaded. When this returns, `start_generation` may use it at once.
 
     Raises:
         MotetError: it cannot be loaded, or the client left or its time was over meanwhile; the
@@ -163,7 +175,7 @@ async def wait_for_adapter(request: Request, services: Services, model: str) -> 
 def start_generation(
     services: Services,
     params: GenerationParameters,
-    model: str,
+    model: Resolved,
     prompts: Sequence[list[int]],
     *,
     context: RequestContext,
@@ -195,6 +207,7 @@ def start_generation(
     engine = services.client.info
     vocab_size = engine.shape.vocab_size
     served = services.registry.admit(model)
+    routed = require_routed_set(served.info) if params.return_routing else None
     admission.require_known_token_ids(params.stop_token_ids, vocab_size, "stop_token_ids")
     admission.require_known_token_ids(list(params.logit_bias), vocab_size, "logit_bias")
     admission.require_priority(params.priority, context.principal)
@@ -240,14 +253,23 @@ def start_generation(
                 params,
                 sampling.stop_token_ids,
             )
-            digest = None if served.info is None else served.info.digest
             requests.append(
-                AddRequest(request_id, prompt, sampling, digest, scope, params.priority)
+                AddRequest(
+                    request_id,
+                    prompt,
+                    sampling,
+                    None if served.info is None else served.info.digest,
+                    scope,
+                    params.priority,
+                    list(served.parts),
+                    params.return_routing,
+                )
             )
     stream, reservation = _submit(services, requests, num_prompt_tokens, context)
-    watch = GenerationWatch(services.metrics, served.label, context)
+    watch = GenerationWatch(services.metrics, model.label, context)
     timers = _deadline_timers(context, stream)
-    return Generation(group, stream, choices, num_prompt_tokens, watch, reservation, timers)
+    services.metrics.count_generation(kind_of(served.info, has_parts=bool(served.parts)))
+    return Generation(group, stream, choices, num_prompt_tokens, watch, reservation, timers, routed)
 
 
 def _submit(

@@ -63,8 +63,8 @@ def _hub_errors(source: Source) -> Iterator[None]:
     except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise AdapterError(
             f"The Hub has no adapter {where}: the repository, the revision, or "
-            "adapter_config.json and adapter_model.safetensors in it are missing, or this "
-            "server's token may not read them.",
+            "adapter_config.json and adapter_model.safetensors in it are missing (or files of a "
+            "routed set), or this server's token may not read them.",
             code="adapter_not_found",
         ) from error
     except Exception as error:  # whatever the HTTP client has for a network that is not there

@@ -12,17 +12,17 @@ from collections.abc import Collection
 
 
 class Lease:
-    """One request on one version, from when it is resolved to the end of its answer."""
+    """One request on the versions it needs, from when it is resolved to the end of its answer."""
 
-    def __init__(self, leases: Leases, version_id: str) -> None:
+    def __init__(self, leases: Leases, version_ids: Collection[str]) -> None:
         self._leases = leases
-        self._version_id: str | None = version_id
+        self._version_ids = version_ids
 
     def end(self) -> None:
         """Give it back; a second time changes nothing."""
-        if self._version_id is not None:
-            self._leases.give_back(self._version_id)
-            self._version_id = None
+        for version_id in self._version_ids:
+            self._leases.give_back(version_id)
+        self._version_ids = ()
 
 
 class Leases:
@@ -33,11 +33,12 @@ class Leases:
         self._last_used: dict[str, int] = {}
         self._idle: dict[str, asyncio.Event] = {}  # of those that somebody waits for
 
-    def take(self, version_id: str) -> Lease:
-        """One more request on this version."""
-        self._counts[version_id] = self.count(version_id) + 1
-        self._last_used[version_id] = int(time.time())
-        return Lease(self, version_id)
+    def take(self, version_ids: Collection[str]) -> Lease:
+        """One more request on each of these versions."""
+        for version_id in version_ids:
+            self._counts[version_id] = self.count(version_id) + 1
+            self._last_used[version_id] = int(time.time())
+        return Lease(self, version_ids)
 
     def give_back(self, version_id: str) -> None:
         """One less. Use `Lease.end`."""

@@ -81,6 +81,13 @@ class Metrics:
             ["model", "status"],
             registry=self._registry,
         )
+        self._generations = Counter(
+            "motet_generations",
+            "Generation requests that the engine was given, by what they run on: base, adapter, "
+            "routed_set, composition.",
+            ["kind"],
+            registry=self._registry,
+        )
         self._errors = Counter(
             "motet_errors",
             "Requests to any route that came to an error, by its code.",
@@ -135,6 +142,10 @@ class Metrics:
         self._requests.labels(self._model_label(label), str(status)).inc()
         model = "" if label is None else self._histogram_labels.of(label)
         self._e2e_s.labels(model).observe(duration_s)
+
+    def count_generation(self, kind: str) -> None:
+        """Count a generation request that the engine was given, by what it runs on."""
+        self._generations.labels(kind).inc()
 
     def observe_error(self, code: str) -> None:
         """Count an error that a client was told, or would have been told had it not left."""

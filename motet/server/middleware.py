@@ -87,7 +87,7 @@ class ObserveMiddleware:
         # No status: the server was told to stop before there was an answer.
         status = context.status or 503
         if context.is_generation:
-            self._metrics.observe_request(context.adapter_label, status, duration_s)
+            self._metrics.observe_request(context.model_label, status, duration_s)
             if self._tracer is not None:
                 self._tracer.record(scope, context, status, duration_s)
         if context.error_code is not None:
@@ -123,11 +123,11 @@ class BodyLimitMiddleware:
 
 def _add_headers(headers: MutableHeaders, context: RequestContext) -> None:
     headers["x-request-id"] = context.request_id
-    if context.adapter_label is not None:
+    if context.adapter_name is not None:
         # The base model may have a name that a header cannot hold.
-        headers["x-adapter-id"] = quote(context.adapter_label, safe="/:@+")
-    if context.adapter_version is not None:
-        headers["x-adapter-version"] = str(context.adapter_version)
+        headers["x-adapter-id"] = quote(context.adapter_name, safe="/:@+")
+    if context.adapter_versions:
+        headers["x-adapter-version"] = "+".join(map(str, context.adapter_versions))
 
 
 def _counting(receive: Receive, limit: int, too_large: Callable[[], MotetError]) -> Receive:

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.server.adapter import Adapter, Version
+from motet.server.adapter_json import composition_json, kind_json
 from motet.server.context import context_of
 from motet.server.principal import Principal
 from motet.server.services import Services, services_of
@@ -86,6 +87,12 @@ def _root(version: Version, model_id: str, principal: Principal) -> str:
     return version.source.uri if version.path is None else str(version.path)
 
 
+def _composition(version: Version, principal: Principal) -> dict[str, float] | None:
+    """What it is made of, unless a part is not for whoever asks: they learn no names from it."""
+    may_see = all(principal.may_use(part.name) for part in version.parts)
+    return composition_json(version) if may_see else None
+
+
 def _version(
     services: Services, version: Version, model_id: str, principal: Principal, *, is_pinned: bool
 ) -> dict[str, Any]:
@@ -99,10 +106,12 @@ def _version(
         "parent": services.registry.names.base_name,
         "max_model_len": services.client.info.max_model_len,
         "version": version.number,
+        **kind_json(version),
         "digest": None if info is None else info.digest,
         "max_rank": None if info is None else info.max_rank,
         "num_pages": None if info is None else info.num_pages,
         "pinned": is_pinned,
+        "composition": _composition(version, principal),
     }
 
 

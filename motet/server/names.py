@@ -70,12 +70,17 @@ class AdapterNames:
             elif self._catalogue.get(name) is None and name not in self._records.forgotten:
                 self._catalogue.put(found(name, path, now))
 
-    async def find(self, model: str, principal: Principal) -> Adapter | Version | None:
+    async def find(
+        self, model: str, principal: Principal, param: str = "model"
+    ) -> Adapter | Version | None:
         """What `model` names, to someone who may see it; None is the base model.
 
         `model` is the base's name, an adapter's name (NAME), one of its versions (NAME@3 or
         NAME@v3), or `base:` and either. An adapter that came into the directory since the start
         is found here.
+
+        Args:
+            param: the field that named it, for the error.
 
         Raises:
             MotetError: 404 `model_not_found`.
@@ -87,15 +92,14 @@ class AdapterNames:
             await self.look_up(spelling.name)
             if (meant := self._meant(spelling)) is not None:
                 return meant
-        raise no_such_model(model)
+        raise no_such_model(model, param)
 
     def version(self, version_id: str) -> Version | None:
         """The version of an id, also one that is draining; None if it is gone."""
         spelling = self.parse(version_id)
-        adapter = self._catalogue.get(spelling.name)
-        if adapter is None or spelling.number is None:
+        if spelling.number is None:
             return None
-        return adapter.versions.get(spelling.number)
+        return self._catalogue.version(spelling.name, spelling.number)
 
     def parse(self, model: str) -> Spelling:
         """The parts of a model's spelling, whether or not there is such a model."""
@@ -117,6 +121,10 @@ class AdapterNames:
     async def lies_in_directory(self, name: str) -> bool:
         """Whether the name would be found again if it were no longer known."""
         return self._directory is not None and await self._directory.holds(name)
+
+    def known(self, name: str) -> Adapter | None:
+        """What is known under a name, whether or not requests may use it; None if nothing is."""
+        return self._catalogue.get(name)
 
     def adapter(self, name: str, param: str) -> Adapter:
         """The adapter of this name, as an admin sees it.
@@ -172,10 +180,10 @@ class AdapterNames:
         return version if was_read or version.number in adapter.targets else None
 
 
-def no_such_model(model: str) -> MotetError:
+def no_such_model(model: str, param: str = "model") -> MotetError:
     """The answer for a model that does not exist, or that whoever asks may not see."""
     return MotetError(
         f"The model {model!r} does not exist. GET /v1/models lists those that do.",
         code="model_not_found",
-        param="model",
+        param=param,
     )

@@ -28,7 +28,9 @@ from motet.adapters.roots import NAME_PATTERN
 from motet.server.field_types import (
     CacheSalt,
     LogitBias,
+    ModelName,
     NumLogprobs,
+    PartWeights,
     Priority,
     TemplateKwargs,
     User,
@@ -181,7 +183,8 @@ class GenerationParameters(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-    model: Annotated[str, Field(min_length=1, max_length=256)]
+    model: ModelName
+    lora: PartWeights | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(le=1), AfterValidator(_positive), AboveZero] = 1.0
@@ -209,6 +212,7 @@ class GenerationParameters(BaseModel):
     logit_bias: LogitBias = {}
     prompt_logprobs: NumLogprobs | None = None
     return_token_ids: bool = False
+    return_routing: bool = False
     priority: Priority = 0
     cache_salt: CacheSalt | None = None
     user: User | None = None
@@ -259,7 +263,7 @@ class GenerationParameters(BaseModel):
     @property
     def tells_tokens(self) -> bool:
         """Whether the answer speaks of single tokens, and not of text alone."""
-        return self.return_token_ids
+        return self.return_token_ids or self.return_routing
 
 
 class CompletionRequest(GenerationParameters):
@@ -309,7 +313,7 @@ class CompletionRequest(GenerationParameters):
 
     @property
     def tells_tokens(self) -> bool:
-        return self.return_token_ids or self.logprobs is not None
+        return super().tells_tokens or self.logprobs is not None
 
 
 def _empty_fields_are_absent(schema: dict[str, Any]) -> None:
@@ -440,7 +444,7 @@ class ChatRequest(GenerationParameters):
 
     @property
     def tells_tokens(self) -> bool:
-        return self.return_token_ids or self.logprobs
+        return super().tells_tokens or self.logprobs
 
 
 ALL_PARAMETERS = frozenset(CompletionRequest.model_fields) | frozenset(ChatRequest.model_fields)

@@ -10,6 +10,8 @@ replaced in one step.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
@@ -54,6 +56,17 @@ class Records:
         if lock is None:
             lock = self._locks[name] = asyncio.Lock()
         return lock
+
+    @contextlib.asynccontextmanager
+    async def locked(self, names: Iterable[str]) -> AsyncIterator[None]:
+        """Hold the locks of several names, for a change of one that depends on the others.
+
+        They are taken in one order, so that no two wait for each other.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            for name in sorted(set(names)):
+                await stack.enter_async_context(self.lock(name))
+            yield
 
     async def commit(self, adapter: Adapter, *, forget: bool = False) -> None:
         """A change that outlives the process: on disk first, then visible in one step.

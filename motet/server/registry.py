@@ -13,54 +13,33 @@ is loaded into it again when it is used, and only the same content will do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from motet.core.errors import AdapterError, MotetError
-from motet.core.messages import AdapterInfo
+from motet.core.messages import WeightedAdapter
 from motet.server.adapter import Adapter, Version, VersionState
 from motet.server.adapter_dir import AdapterDirectory
 from motet.server.catalogue import Catalogue
+from motet.server.composition import composed_info, require_composable, spelt_parts, weighted
 from motet.server.engine_client import EngineClient
+from motet.server.errors import bad_request
 from motet.server.holdings import Holdings
-from motet.server.leases import Lease, Leases
+from motet.server.leases import Leases
 from motet.server.names import AdapterNames, no_such_model
 from motet.server.principal import Principal
 from motet.server.records import Records
 from motet.server.registry_store import RegistryStore
+from motet.server.resolved import Resolved, Served, Use, needed_versions, resolved_to
 from motet.server.single_flight import SingleFlight
+from motet.server.version_files import FileFinder
 
 _MAX_LOADS_AT_ONCE = 8  # after a restart
 
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What a request is admitted with: a model's one name, and its adapter, if it has one."""
-
-    label: str
-    info: AdapterInfo | None
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """What a request's model came to.
-
-    Attributes:
-        model: names exactly this from now on: the base model, or one version.
-        label: the name without a version, for logs and metrics.
-        version: its number; None for the base model.
-        lease: keeps the version until the request has ended.
-    """
-
-    model: str
-    label: str
-    version: int | None = None
-    lease: Lease | None = None
 
 
 class AdapterRegistry:
@@ -84,7 +63,8 @@ class AdapterRegistry:
     ) -> None:
         self.records = Records(store)
         self.names = AdapterNames(base_name, self.records, directory)
-        self.holdings = Holdings(client, roots)
+        files = FileFinder(self.names, roots)
+        self.holdings = Holdings(client, files, self.records.catalogue)
         self.leases = Leases()
         self._client = client
         self._loads: SingleFlight[None] = SingleFlight()
@@ -94,51 +74,85 @@ class AdapterRegistry:
     def catalogue(self) -> Catalogue:
         return self.records.catalogue
 
-    async def resolve(self, model: str, principal: Principal, sticky_key: str) -> Resolved:
-        """The version that a request for `model` gets, from now on to its end.
+    async def resolve(
+        self,
+        model: str,
+        principal: Principal,
+        sticky_key: str,
+        weights: Mapping[str, float] | None = None,
+    ) -> Resolved:
+        """The versions that a request for `model` gets, from now on to its end.
 
         Args:
             sticky_key: requests of one key get one version of several, while the weights stay.
+            weights: of the adapters, where a field beside `model` names them; `model` is the base
+                model then.
 
         Raises:
-            MotetError: 404 `model_not_found`, also for what `principal` may not use.
+            MotetError: 404 `model_not_found`, also for what `principal` may not use; 400 for
+                adapters in both fields, or that cannot be composed.
         """
-        found = await self.names.find(model, principal)
-        if found is None:
-            return Resolved(self.names.base_name, self.names.base_name)
-        version = found if isinstance(found, Version) else _chosen(found, sticky_key)
-        return Resolved(version.id, version.name, version.number, self.leases.take(version.id))
+        base_name = self.names.base_name
+        if model == base_name and weights is None:
+            return Resolved(base_name, base_name, "model")
+        if weights is None:
+            param, weights = "model", spelt_parts(model, base_name)
+        elif model == base_name:
+            param = "lora"
+        else:
+            raise bad_request(
+                f"'lora' names the adapters, so 'model' should be the base model, {base_name!r}.",
+                "lora",
+            )
+        versions = [await self._find(each, principal, sticky_key, param) for each in weights]
+        resolved = resolved_to(versions, list(weights.values()), param)
+        return replace(resolved, lease=self.leases.take(needed_versions(versions)))
 
-    def needs_load(self, model: str) -> bool:
-        """Whether what `resolve` came to must be loaded. Raises MotetError (404): it is gone."""
-        version = self._version(model)
-        return version is not None and not self.holdings.has(version)
+    def needs_load(self, resolved: Resolved) -> bool:
+        """Whether any of it must be loaded. Raises MotetError (404): it is gone."""
+        return any(not self.holdings.has(self._version(use)) for use in resolved.uses)
 
-    async def ensure_loaded(self, model: str) -> None:
-        """Load what `resolve` came to, unless that was done. All who ask wait for one load.
+    async def ensure_loaded(self, resolved: Resolved) -> None:
+        """Load all of it that is not loaded. All who ask wait for one load of each version.
 
         Raises:
             AdapterError: it cannot be loaded; `adapter_unavailable` if it could be before.
             MotetError: it is gone, or the engine is not ready.
         """
-        if self.needs_load(model):
-            await self._loads.run(model, lambda: self._load_used(model))
+        missing = [use for use in resolved.uses if not self.holdings.has(self._version(use))]
+        await asyncio.gather(*(self.load_version(use.version_id) for use in missing))
 
-    def admit(self, model: str) -> Served:
+    async def load_version(self, version_id: str) -> None:
+        """Load one version, unless that was done. Raises as `ensure_loaded`."""
+        await self._loads.run(version_id, lambda: self._load_used(version_id))
+
+    def admit(self, resolved: Resolved) -> Served:
         """What a request is sent to the engine with.
 
         Raises:
-            MotetError: it is gone, or a restart of the engine came between the load and this.
+            MotetError: it is gone, its parts cannot be composed now that they have been read, or a
+                restart of the engine came between the load and this.
         """
-        version = self._version(model)
-        if version is None:
-            return Served(self.names.base_name, None)
-        if not self.holdings.has(version):
-            raise MotetError(
-                f"The engine was restarted before {version.name!r} could be used. Try again.",
-                code="engine_restarting",
-            )
-        return Served(version.name, version.info)
+        versions = [self._version(use) for use in resolved.uses]
+        for version in versions:
+            if not self.holdings.has(version):
+                raise MotetError(
+                    f"The engine was restarted before {version.name!r} could be used. Try again.",
+                    code="engine_restarting",
+                )
+        if not versions:
+            return Served(None)
+        if not resolved.is_composed:
+            [version] = versions
+            parts = [WeightedAdapter(part.digest, part.weight) for part in version.parts]
+            return Served(version.info, parts)
+        require_composable(versions, resolved.param)
+        parts_read = [
+            (version.info, use.weight)
+            for version, use in zip(versions, resolved.uses, strict=True)
+            if version.info is not None  # all are held, so all have been read
+        ]
+        return Served(composed_info(parts_read), weighted(parts_read))
 
     def state_of(self, version: Version) -> VersionState:
         """How far a version has come. One that the engine does not hold is EVICTED."""
@@ -172,12 +186,20 @@ class AdapterRegistry:
         except ExceptionGroup as errors:  # all of one cause
             raise errors.exceptions[0] from None
 
-    def _version(self, model: str) -> Version | None:
-        if model == self.names.base_name:
-            return None
-        version = self.names.version(model)
+    async def _find(self, model: str, principal: Principal, sticky_key: str, param: str) -> Version:
+        found = await self.names.find(model, principal, param)
+        if found is None:
+            raise bad_request(
+                f"{model!r} is the base model, which is no part of a composition: every adapter "
+                "is added to it.",
+                param,
+            )
+        return found if isinstance(found, Version) else _chosen(found, sticky_key)
+
+    def _version(self, use: Use) -> Version:
+        version = self.names.version(use.version_id)
         if version is None:
-            raise no_such_model(model)
+            raise no_such_model(use.version_id)
         return version
 
     async def _load_used(self, version_id: str) -> None:

@@ -13,7 +13,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -22,13 +22,22 @@ import msgspec
 
 from motet.core.errors import ConfigError
 from motet.core.messages import AdapterInfo
-from motet.server.adapter import Adapter, Alias, Source, SourceType, Version, VersionState, Weights
+from motet.server.adapter import (
+    Adapter,
+    Alias,
+    Part,
+    Source,
+    SourceType,
+    Version,
+    VersionState,
+    Weights,
+)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-_SCHEMA = f"""
+_SCHEMA_1 = """
 CREATE TABLE schema_version (version INTEGER NOT NULL);
-INSERT INTO schema_version VALUES ({SCHEMA_VERSION});
+INSERT INTO schema_version VALUES (1);
 CREATE TABLE adapters (
     name TEXT PRIMARY KEY, next_number INTEGER NOT NULL, is_pinned INTEGER NOT NULL,
     alias TEXT, etag TEXT, history TEXT NOT NULL
@@ -41,6 +50,18 @@ CREATE TABLE versions (
 );
 CREATE TABLE forgotten (name TEXT PRIMARY KEY);
 """
+# From each version to the next.
+_MIGRATIONS = {
+    1: """
+CREATE TABLE parts (
+    name TEXT NOT NULL, number INTEGER NOT NULL, place INTEGER NOT NULL,
+    part_name TEXT NOT NULL, part_number INTEGER NOT NULL, digest TEXT NOT NULL,
+    weight REAL NOT NULL,
+    PRIMARY KEY (name, number, place)
+);
+UPDATE schema_version SET version = 2;
+"""
+}
 
 ResultT = TypeVar("ResultT")
 
@@ -95,8 +116,12 @@ class RegistryStore:
         columns = "name, next_number, is_pinned, alias, etag, history"
         for row in self._db.execute(f"SELECT {columns} FROM adapters ORDER BY rowid"):
             adapters[row["name"]] = _adapter(row)
+        parts: dict[tuple[str, int], list[Part]] = {}
+        for row in self._db.execute("SELECT * FROM parts ORDER BY name, number, place"):
+            parts.setdefault((row["name"], row["number"]), []).append(_part(row))
         for row in self._db.execute("SELECT * FROM versions ORDER BY name, number"):
-            adapters[row["name"]] = adapters[row["name"]].put(_version(row))
+            version = _version(row, parts.get((row["name"], row["number"]), ()))
+            adapters[version.name] = adapters[version.name].put(version)
         forgotten = {row["name"] for row in self._db.execute("SELECT name FROM forgotten")}
         return list(adapters.values()), forgotten
 
@@ -116,10 +141,15 @@ class RegistryStore:
                     _json(adapter.history),
                 ),
             )
-            self._db.execute("DELETE FROM versions WHERE name = ?", (adapter.name,))
+            self._delete_versions(adapter.name)
+            kept = [each for each in adapter.versions.values() if not each.is_draining]
             self._db.executemany(
                 "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [_row(each) for each in adapter.versions.values() if not each.is_draining],
+                [_row(each) for each in kept],
+            )
+            self._db.executemany(
+                "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [row for each in kept for row in _part_rows(each)],
             )
             if alias is not None:
                 self._db.execute("DELETE FROM forgotten WHERE name = ?", (adapter.name,))
@@ -127,9 +157,13 @@ class RegistryStore:
     def _remove(self, name: str, forget: bool) -> None:
         with self._db:
             self._db.execute("DELETE FROM adapters WHERE name = ?", (name,))
-            self._db.execute("DELETE FROM versions WHERE name = ?", (name,))
+            self._delete_versions(name)
             if forget:
                 self._db.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (name,))
+
+    def _delete_versions(self, name: str) -> None:
+        self._db.execute("DELETE FROM versions WHERE name = ?", (name,))
+        self._db.execute("DELETE FROM parts WHERE name = ?", (name,))
 
 
 def _locked(directory: Path) -> int:
@@ -170,8 +204,11 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def _migrate(db: sqlite3.Connection, path: Path) -> None:
     if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
-        db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        db.executescript(f"BEGIN; {_SCHEMA_1} COMMIT;")
     [version] = db.execute("SELECT version FROM schema_version").fetchone()
+    while version in _MIGRATIONS:
+        db.executescript(f"BEGIN; {_MIGRATIONS[version]} COMMIT;")
+        version += 1
     if version != SCHEMA_VERSION:
         db.close()
         raise ConfigError(
@@ -199,7 +236,17 @@ def _row(version: Version) -> tuple[object, ...]:
     )
 
 
-def _version(row: sqlite3.Row) -> Version:
+def _part_rows(version: Version) -> Iterator[tuple[object, ...]]:
+    for place, part in enumerate(version.parts):
+        identity = (part.name, part.number, part.digest, part.weight)
+        yield (version.name, version.number, place, *identity)
+
+
+def _part(row: sqlite3.Row) -> Part:
+    return Part(row["part_name"], row["part_number"], row["digest"], row["weight"])
+
+
+def _version(row: sqlite3.Row, parts: Sequence[Part]) -> Version:
     return Version(
         name=row["name"],
         number=row["number"],
@@ -210,6 +257,7 @@ def _version(row: sqlite3.Row) -> Version:
         state=VersionState(row["state"]),
         reason=row["reason"],
         info=None if row["info"] is None else msgspec.json.decode(row["info"], type=AdapterInfo),
+        parts=tuple(parts),
     )
 
 

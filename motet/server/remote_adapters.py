@@ -25,7 +25,7 @@ def list_adapters(url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = None
     """List the adapters of a running server: versions, their states, and what the name means."""
     adapters = json.loads(send(url, _ADAPTERS, admin_key))["data"]
     table = Table(
-        "adapter", "version", "alias", "state", "where", "rank", "pages", "digest", "from"
+        "adapter", "version", "alias", "kind", "state", "where", "rank", "pages", "digest", "from"
     )
     for adapter in adapters:
         for version in adapter["versions"]:
@@ -130,6 +130,7 @@ def _row(adapter: dict[str, Any], version: dict[str, Any]) -> list[str]:
         adapter["name"],
         str(version["version"]),
         "" if share is None else f"{share:.0%}",
+        _kind(version),
         f"{version['state']}{reason}",
         f"{version['tier'] or ''}{pinned}",
         "" if unread else str(version["max_rank"]),
@@ -137,6 +138,14 @@ def _row(adapter: dict[str, Any], version: dict[str, Any]) -> list[str]:
         "" if unread else version["digest"][:12],
         version["source"]["uri"],
     ]
+
+
+def _kind(version: dict[str, Any]) -> str:
+    """ "adapter", or how a routed set chooses: "meteora of 6"."""
+    routing = version["routing"]
+    if routing is None:
+        return version["kind"] or ""
+    return f"{routing['method']} of {len(routing['experts'])}"
 
 
 def _source(text: str) -> dict[str, Any]:

@@ -25,13 +25,24 @@ def log_fields(
         "status": status,
         "code": context.error_code,
         "duration_ms": _ms(duration_s),
-        "model": context.adapter_label,
-        "version": context.adapter_version,
+        "model": context.adapter_name,
+        **_version_fields(context.adapter_versions),
         "tenant": context.principal.tenant,
         "key_id": context.principal.key_id,
         **({} if context.figures is None else _figure_fields(context.figures)),
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _version_fields(versions: tuple[int, ...]) -> dict[str, Any]:
+    """A field for one version, and another for those of a composition: each has one type."""
+    match versions:
+        case ():
+            return {}
+        case (version,):
+            return {"version": version}
+        case _:
+            return {"versions": list(versions)}
 
 
 def _figure_fields(figures: Figures) -> dict[str, Any]:

@@ -7,14 +7,15 @@ Does not know: which buckets are allowed, and limits (`sources.py`, `downloads.p
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from motet.adapters.router_config import MAX_ROUTER_CONFIG_BYTES, ROUTER_CONFIG_NAME
 from motet.core.errors import AdapterError
 from motet.server.adapter import Source
-from motet.server.downloads import FILES
+from motet.server.source_files import ADAPTER_FILES, files_of_set
 
 _CHUNK_BYTES = 8 << 20
 _CLIENT = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 2}}
@@ -29,7 +30,7 @@ class S3Files:
     def pinned(self, source: Source) -> Source:
         """The source with a digest of its objects' tags and sizes."""
         with _s3_errors(source):
-            infos = [self._files().info(_key(source, file)) for file in FILES]
+            infos = [self._files().info(_key(source, file)) for file in self._names(source)]
         tags = [(info["ETag"], info["size"]) for info in infos]
         return replace(source, revision=hashlib.sha256(repr(tags).encode()).hexdigest()[:40])
 
@@ -41,6 +42,15 @@ class S3Files:
         ):
             while chunk := content.read(_CHUNK_BYTES):
                 yield chunk
+
+    def _names(self, source: Source) -> Sequence[str]:
+        """An adapter's files, or a routed set's where there is no adapter."""
+        try:
+            self._files().info(_key(source, ADAPTER_FILES[0]))
+        except FileNotFoundError:
+            key = _key(source, ROUTER_CONFIG_NAME)
+            return files_of_set(self._files().cat_file(key, end=MAX_ROUTER_CONFIG_BYTES))
+        return ADAPTER_FILES
 
     def _files(self) -> Any:
         if self._fs is None:
@@ -70,7 +80,9 @@ def _s3_errors(source: Source) -> Iterator[None]:
         ) from error
     except FileNotFoundError as error:
         raise AdapterError(
-            f"There are no {' and '.join(FILES)} below {source.uri}.", code="adapter_not_found"
+            f"There are no {' and '.join(ADAPTER_FILES)} below {source.uri}, nor all files of a "
+            "routed set.",
+            code="adapter_not_found",
         ) from error
     except Exception as error:  # whatever the client has for a network that is not there
         raise AdapterError(

@@ -19,12 +19,13 @@ class ShownToken:
     Attributes:
         offset: characters of the answer before it; of the tokens that make up one character, all
             have its place.
-        logprobs: None if they were not asked for.
+        logprobs, routing: None if they were not asked for.
     """
 
     token_id: int
     offset: int
     logprobs: TokenLogprobs | None
+    routing: list[float] | None = None
 
 
 class ShownTokens:
@@ -40,9 +41,15 @@ class ShownTokens:
         self._num_decoded_chars = 0
         self._num_shown_chars = 0
 
-    def push(self, token_id: int, text: str, logprobs: TokenLogprobs | None) -> None:
+    def push(
+        self,
+        token_id: int,
+        text: str,
+        logprobs: TokenLogprobs | None,
+        routing: list[float] | None = None,
+    ) -> None:
         """Take the next token, and the text that became certain with it."""
-        self._held.append(ShownToken(token_id, self._num_decoded_chars, logprobs))
+        self._held.append(ShownToken(token_id, self._num_decoded_chars, logprobs, routing))
         self._num_decoded_chars += len(text)
 
     def show(self, text: str) -> list[ShownToken]:

@@ -9,23 +9,22 @@ Bodies may be as long as for generation, so all that grows with them is done in 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.server.admission import require_known_token_ids
 from motet.server.chat import encode_messages
 from motet.server.errors import bad_request
+from motet.server.field_types import ModelName, PartWeights
 from motet.server.generate import find_model
 from motet.server.parameters import drop_idle_chat_parameters
 from motet.server.parsing import parse, read_json_object
 from motet.server.protocol import ChatRequest, GenerationParameters, TokenId
 from motet.server.services import Services, services_of
-
-ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class TokenizeRequest(BaseModel):
@@ -34,6 +33,7 @@ class TokenizeRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     model: ModelName
+    lora: PartWeights | None = None
     prompt: str
     add_special_tokens: bool = True
     return_token_strs: bool = False
@@ -51,6 +51,7 @@ class DetokenizeRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     model: ModelName
+    lora: PartWeights | None = None
     tokens: list[TokenId]
     skip_special_tokens: bool = False
 
@@ -64,7 +65,7 @@ async def tokenize(request: Request) -> Response:
     if "messages" in body:
         return await _tokenize_chat(request, services, body)
     params = parse(TokenizeRequest, body)
-    await _require_model(request, services, params.model)
+    await _require_model(request, services, params)
     token_ids = await asyncio.to_thread(
         services.tokenizer.encode, params.prompt, add_special_tokens=params.add_special_tokens
     )
@@ -82,7 +83,7 @@ async def detokenize(request: Request) -> Response:
     """The text of tokens."""
     services = services_of(request)
     params = parse(DetokenizeRequest, await _read_body(request, services))
-    await _require_model(request, services, params.model)
+    await _require_model(request, services, params)
 
     def respond() -> Response:
         vocab_size = services.client.info.shape.vocab_size
@@ -109,9 +110,12 @@ async def _read_body(request: Request, services: Services) -> dict[str, Any]:
     return {"model": services.registry.names.base_name, **given}
 
 
-async def _require_model(request: Request, services: Services, model: str) -> None:
+async def _require_model(
+    request: Request, services: Services, params: TokenizeRequest | DetokenizeRequest
+) -> None:
     """Raises MotetError (404), for a model that there is not or that is not for the requester."""
-    await find_model(request, services, GenerationParameters(model=model))
+    named = GenerationParameters(model=params.model, lora=params.lora)
+    await find_model(request, services, named)
 
 
 async def _tokens_response(

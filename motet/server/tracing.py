@@ -98,7 +98,7 @@ class OtlpTracer:
         ended_ns = time.time_ns()
         attributes = span_attributes(scope, context, status)
         span = self._tracer.start_span(
-            span_name(attributes),
+            span_name(scope, context),
             context=self._propagator.extract(dict(Headers(scope=scope))),
             kind=SpanKind.SERVER,
             attributes=attributes,
@@ -125,10 +125,10 @@ def traces_url(endpoint: str) -> str:
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") or _TRACES_PATH))
 
 
-def span_name(attributes: Attributes) -> str:
-    """The operation and, once it is known to exist, the model."""
-    operation, model = attributes["gen_ai.operation.name"], attributes.get("gen_ai.request.model")
-    return str(operation) if model is None else f"{operation} {model}"
+def span_name(scope: MutableMapping[str, Any], context: RequestContext) -> str:
+    """The operation and, once it is known to exist, the model, as metrics call it."""
+    operation, model = _operation(scope), context.model_label
+    return operation if model is None else f"{operation} {model}"
 
 
 def span_attributes(
@@ -137,10 +137,10 @@ def span_attributes(
     """What a span says of a request. What is not known is left out, as is all text."""
     principal = context.principal
     attributes: dict[str, str | int | float | list[str] | None] = {
-        "gen_ai.operation.name": _OPERATIONS.get(scope["path"], "chat"),
+        "gen_ai.operation.name": _operation(scope),
         "gen_ai.provider.name": "motet",
-        "gen_ai.request.model": context.adapter_label,
-        "gen_ai.response.model": context.adapter_label,
+        "gen_ai.request.model": context.adapter_name,
+        "gen_ai.response.model": context.adapter_name,
         "http.request.method": scope["method"],
         "http.response.status_code": status,
         "url.path": scope["path"],
@@ -151,6 +151,10 @@ def span_attributes(
         **({} if context.figures is None else _figure_attributes(context.figures)),
     }
     return {name: value for name, value in attributes.items() if value is not None}
+
+
+def _operation(scope: MutableMapping[str, Any]) -> str:
+    return _OPERATIONS.get(scope["path"], "chat")
 
 
 def _figure_attributes(figures: Figures) -> dict[str, int | float | list[str] | None]:

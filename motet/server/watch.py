@@ -18,12 +18,15 @@ import structlog
 from motet.core.errors import ConfigError, MotetError
 from motet.server.adapter import Adapter, Source, SourceType
 from motet.server.adapter_admin import AdapterAdmin
-from motet.server.adapter_dir import CONFIG_FILE, AdapterDirectory
+from motet.server.adapter_dir import CONFIG_FILES, AdapterDirectory
 from motet.server.deployments import Deployment
 from motet.server.registry import AdapterRegistry
 
 # Changes that come closer together than this are one: files are written piece by piece.
 SETTLE_MS = 1600
+
+# A routed set has to go before its experts, and can only come after them.
+_OF_OTHERS = ("adapter_in_use", "adapter_not_found", "digest_mismatch")
 
 _log = structlog.get_logger()
 
@@ -67,11 +70,21 @@ class DirectoryWatcher:
             await self._follow(await asyncio.to_thread(self._names_at, paths))
 
     async def _follow(self, names: Iterable[str]) -> None:
+        """Follow changes that came together; what another of them is in the way of, after it."""
+        waiting: list[str] = []
         for name in names:
             try:
                 await self._follow_one(name)
             except MotetError as error:
-                _log.warning("change not followed", adapter=name, reason=error.message)
+                if error.code in _OF_OTHERS:
+                    waiting.append(name)
+                else:
+                    _tell(name, error)
+        for name in waiting:
+            try:
+                await self._follow_one(name)
+            except MotetError as error:
+                _tell(name, error)
 
     async def _follow_one(self, name: str) -> None:
         adapter = self._registry.catalogue.get(name)
@@ -111,7 +124,9 @@ class DirectoryWatcher:
         """
         names: dict[str, None] = {}
         for path in paths:
-            below = (file.parent for file in path.rglob(CONFIG_FILE))  # none, if it is a file
+            below = (  # none, if it is a file
+                file.parent for name in CONFIG_FILES for file in path.rglob(name)
+            )
             for folder in (path, *path.parents, *below):
                 if folder == self._directory.path or not folder.is_relative_to(
                     self._directory.path
@@ -122,6 +137,10 @@ class DirectoryWatcher:
                 if is_known or self._directory.has_config(name):
                     names[name] = None
         return list(names)
+
+
+def _tell(name: str, error: MotetError) -> None:
+    _log.warning("change not followed", adapter=name, reason=error.message)
 
 
 def require_watchfiles() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -63,6 +64,22 @@ class Oracle:
         else:
             self._model.set_adapter(adapter)
             logits = self._model(tokens).logits
+        return torch.log_softmax(logits[0, :-1].float(), dim=-1)
+
+    @torch.inference_mode()
+    def composed_logprobs(self, weights: dict[str, float], token_ids: list[int]) -> torch.Tensor:
+        """As `logprobs`, with the deltas of several adapters added up, each times its weight."""
+        layers = [each for each in self._model.modules() if isinstance(each, LoraLayer)]
+        self._model.base_model.set_adapter(list(weights))  # PEFT adds up all that are active
+        try:
+            for layer in layers:
+                for name, weight in weights.items():
+                    layer.set_scale(name, weight)
+            logits = self._model(torch.tensor([token_ids])).logits
+        finally:
+            for layer in layers:
+                for name in weights:
+                    layer.set_scale(name, 1.0)
         return torch.log_softmax(logits[0, :-1].float(), dim=-1)
 
 

@@ -5,7 +5,7 @@ Does not know: what a test is about.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -37,7 +37,7 @@ from motet.memory.eviction import PageCosts, SavingPolicy
 from motet.memory.geometry import PageGeometry
 from motet.memory.unified import unified_memory
 from motet.scheduler.scheduler import Scheduler
-from motet.scheduler.sequence import NO_LOGPROBS, Batch, BatchLogprobs
+from motet.scheduler.sequence import NO_LOGPROBS, NO_ROUTING, Batch, BatchLogprobs, Routing
 from tests.adapters.make import AdapterSpec, write_lora
 
 T = TypeVar("T")
@@ -69,6 +69,9 @@ class FakeTokens:
 
     def logprobs(self) -> BatchLogprobs:
         return NO_LOGPROBS
+
+    def routing(self) -> Routing:
+        return NO_ROUTING
 
 
 class FakeRunner:
@@ -142,10 +145,10 @@ class Harness:
             send=self.sent.append,
         )
 
-    def load(self, path: Path) -> AdapterLoaded | AdapterRefused:
+    def load(self, path: Path, expert_paths: Sequence[Path] = ()) -> AdapterLoaded | AdapterRefused:
         """Load a directory and step until the engine answers."""
         operation_id = f"load-{len(self.sent)}"
-        self.engine.handle(LoadAdapter(operation_id, str(path)))
+        self.engine.handle(LoadAdapter(operation_id, str(path), list(map(str, expert_paths))))
         return self.step_until(
             lambda: next(
                 (
@@ -158,15 +161,16 @@ class Harness:
             )
         )
 
-    def digest(self, path: Path) -> str:
-        loaded = self.load(path)
+    def digest(self, path: Path, expert_paths: Sequence[Path] = ()) -> str:
+        loaded = self.load(path, expert_paths)
         assert isinstance(loaded, AdapterLoaded), loaded
         return loaded.info.digest
 
     def add(self, request_id: str, digest: str | None = None, **changes: object) -> None:
         prompt = changes.pop("prompt", [1, 2, 3])
+        parts = changes.pop("parts", [])
         sampling = SamplingParams(**{"max_tokens": 4, **changes})  # type: ignore[arg-type]
-        self.engine.handle(AddRequest(request_id, prompt, sampling, digest))  # type: ignore[arg-type]
+        self.engine.handle(AddRequest(request_id, prompt, sampling, digest, parts=parts))  # type: ignore[arg-type]
 
     def step_until(self, condition: Callable[[], T | None]) -> T:
         deadline = time.monotonic() + 20

@@ -68,7 +68,7 @@ def test_dense_products_add_the_parts_of_v(dtype: torch.dtype) -> None:
     y = torch.randn(6, HIDDEN + 2 * KV, generator=generator).to(DEVICE, dtype)
     expected = y.clone()
     dense.expand(parts, pool, tables, pairs, LAYER, QKV, y)
-    tiles.expand(parts, pool, tables, pairs, LAYER, QKV, expected, EXPAND)
+    tiles.expand(parts, pool, tables, pairs, LAYER, QKV, expected, tiles.whole(pairs), EXPAND)
     tolerance = 4 * torch.finfo(dtype).eps
     torch.testing.assert_close(y, expected, rtol=tolerance, atol=tolerance)
 
@@ -79,6 +79,8 @@ def test_when_dense_products_pay() -> None:
     alone = build_pairs(generator, 2048, [(0, 2048)], max_rank=128)
     assert dense.pays(alone, x)
     assert not dense.pays(dataclasses.replace(alone, max_rank=16), x)
+    of_some = torch.ones(2048, dtype=torch.int32)
+    assert not dense.pays(dataclasses.replace(alone, siblings=of_some), x)
     assert not dense.pays(build_pairs(generator, 2048, [(0, 2047)], max_rank=128), x)
     assert not dense.pays(build_pairs(generator, 2048, [(0, 2040), (1, 8)], max_rank=128), x)
     assert not dense.pays(build_pairs(generator, 64, [(0, 64)], max_rank=128), x[:64])

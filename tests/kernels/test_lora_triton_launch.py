@@ -165,7 +165,7 @@ from motet.kernels import lora_triton_kernels as kernels
 
 FLOAT32 = ("v", "weights")
 HALF = ("x", "y", "pool", "rows", "weighted")
-INT32 = ("run_starts", "ranks", "tokens", "slots", "segment_starts", "siblings")
+INT32 = ("run_starts", "ranks", "tokens", "slots", "masks", "segment_starts", "siblings")
 DIVISIBLE = ("x_stride", "y_stride", "in_features", "part_features", "max_rank", "width")
 
 def report(label, kernel, constants, num_stages):
@@ -184,22 +184,25 @@ def report(label, kernel, constants, num_stages):
     print(label, "wide" if "ld.global.v4.b32" in ptx or "cp.async.cg" in ptx else "narrow",
           "tensor cores" if "mma" in ptx else "no tensor cores")
 
-def shrink(label, num_stages=4, **constants):
-    report("shrink " + label, kernels.shrink, dict(BLOCK_S=16, NUM_SIBLINGS=3) | constants,
-           num_stages)
+def shrink(label, num_stages=4, unmasked=dict(masks=None), **constants):
+    defaults = dict(BLOCK_S=16, NUM_SIBLINGS=3)
+    report("shrink " + label, kernels.shrink, unmasked | defaults | constants, num_stages)
 
-def expand(label, num_stages, **constants):
+def expand(label, num_stages, unmasked=dict(masks=None), **constants):
     defaults = dict(BLOCK_S=16, NUM_SIBLINGS=3, NUM_PARTS=1, NUM_TERMS=2, COLUMN_ALIGNMENT=8)
-    report("expand " + label, kernels.expand, defaults | constants, num_stages)
+    report("expand " + label, kernels.expand, unmasked | defaults | constants, num_stages)
 
 shrink("by slot", BY_SEGMENT=False, BLOCK_T=16, BLOCK_R=16, BLOCK_K=128)
 shrink("by segment", BY_SEGMENT=True, BLOCK_T=64, BLOCK_R=64, BLOCK_K=64)
+shrink("of some projections", unmasked={}, BY_SEGMENT=False, BLOCK_T=16, BLOCK_R=16, BLOCK_K=128)
 shrink("rank 1", BY_SEGMENT=False, BLOCK_T=8, BLOCK_R=16, BLOCK_K=64, max_rank=1, num_layers=1,
        num_modules=1)
 expand("by slot", 1, BY_SEGMENT=False, BLOCK_T=8, BLOCK_R=16, BLOCK_N=128, RUN_BLOCK=16)
 expand("16 parts", 1, BY_SEGMENT=False, BLOCK_T=16, BLOCK_R=16, BLOCK_N=128, RUN_BLOCK=16,
        NUM_PARTS=16)
 expand("by segment", 2, BY_SEGMENT=True, BLOCK_T=64, BLOCK_R=32, BLOCK_N=64, RUN_BLOCK=128)
+expand("of some projections", 1, unmasked={}, BY_SEGMENT=False, BLOCK_T=8, BLOCK_R=16,
+       BLOCK_N=128, RUN_BLOCK=16)
 expand("rank 1", 1, BY_SEGMENT=False, BLOCK_T=8, BLOCK_R=16, BLOCK_N=64, RUN_BLOCK=16,
        max_rank=1, num_layers=1, num_modules=1)
 report("gather", dense.gather_rows, dict(SIDE=0, BLOCK=1024), 2)
@@ -216,10 +219,12 @@ def test_kernels_compile_for_a_gpu_that_is_not_there() -> None:
     assert done.stdout.splitlines() == [
         "shrink by slot wide tensor cores",
         "shrink by segment wide tensor cores",
+        "shrink of some projections wide tensor cores",
         "shrink rank 1 wide tensor cores",
         "expand by slot wide tensor cores",
         "expand 16 parts wide tensor cores",
         "expand by segment wide tensor cores",
+        "expand of some projections wide tensor cores",
         "expand rank 1 wide tensor cores",
         "gather narrow no tensor cores",
         "weigh narrow no tensor cores",

@@ -36,7 +36,7 @@ def row_lengths(layout: AdapterLayout) -> list[int]:
 def first_fit_pages(geometry: PageGeometry, ranks: Ranks) -> int:
     """Pages that first-fit, longest row first, takes: one row after another, nothing clever."""
     shape = geometry.shape
-    most = 0
+    most = 1
     for layer in range(shape.num_layers):
         rows: list[int] = []
         for module in MODULES:
@@ -109,9 +109,9 @@ def test_it_takes_the_pages_of_first_fit(data: st.DataObject, geometry: PageGeom
     assert layout.num_pages >= -(-int(elems.max()) // geometry.page_elems)
 
 
-def test_an_adapter_that_touches_nothing_takes_nothing() -> None:
+def test_an_adapter_that_touches_nothing_has_no_rows_and_one_page() -> None:
     layout = lay_out_adapter(PageGeometry(LLAMA_8B, 16), {})
-    assert (layout.num_pages, layout.num_rows, layout.max_rank) == (0, 0, 0)
+    assert (layout.num_pages, layout.num_rows, layout.max_rank) == (1, 0, 0)
 
 
 def test_an_8b_adapter_of_rank_16_wastes_little() -> None:

@@ -266,6 +266,29 @@ def test_discarding_stops_at_what_other_pages_need() -> None:
     check(memory)
 
 
+def test_pages_of_a_composition_hold_no_part_and_go_when_one_is_forgotten() -> None:
+    memory = small_memory(9, {"d": 1, "e": 1, "f": 1})
+    load(memory, "d", "e", "f")
+    for scope, parts in (
+        (("t", "d+e"), ("d", "e")),
+        ((None, "d+e"), ("d", "e")),
+        ((None, "e+f"), ("e", "f")),
+    ):
+        node = memory.prefixes.extend(scope, None, [1], take(memory), "kv:r", parts)
+        memory.prefixes.release([node])
+    assert memory.prefixes.num_pages_of("d+e") == 2
+    memory.residency.evict("d")  # whatever was computed with it
+    assert cached_tokens(memory, ("t", "d+e"), [1]) == 1
+    memory.prefixes.forget("d")
+    assert cached_tokens(memory, ("t", "d+e"), [1]) == 0
+    assert cached_tokens(memory, (None, "d+e"), [1]) == 0
+    assert cached_tokens(memory, (None, "e+f"), [1]) == 1
+    memory.prefixes.check([])
+    memory.prefixes.forget("f")
+    assert memory.prefixes.num_idle_pages == 0
+    memory.prefixes.check([])
+
+
 def test_forgetting_drops_all_scopes_of_a_digest_and_only_these() -> None:
     memory = small_memory(20, {"old": 1, "new": 1})
     for tenant in (None, "t1", "t2"):

@@ -18,7 +18,7 @@ from zlib import crc32
 from motet.core.messages import AddRequest
 from motet.memory.prefix_cache import Scope
 from motet.memory.residency import Placement
-from motet.scheduler.sequence import Batch, ScheduledChunk
+from motet.scheduler.sequence import Batch, ScheduledChunk, Sequence
 
 VOCAB_SIZE = 97
 
@@ -54,7 +54,7 @@ class _Work:
     request_id: str
     scope: Scope
     row: int
-    slot: int | None
+    slots: dict[str, int]  # of all adapters
     pages: list[int]
     tokens: list[int]  # all up to the chunk's end; where one is awaited, all before it
 
@@ -127,8 +127,8 @@ class FakeDevice:
                 self._page(work, position)[position % self._page_size] = entry
         launched.tokens = []
         for work in launched.work:
-            if work.digest is not None:
-                self._read_adapter(work.slot, work.digest)
+            for digest, slot in work.slots.items():
+                self._read_adapter(slot, digest)
             context = self._read_context(work)
             if work.chunk.samples:
                 token = next_token(work.request_id, work.digest, context)
@@ -149,8 +149,7 @@ class FakeDevice:
             tokens.append(token)
         return tokens
 
-    def _read_adapter(self, slot: int | None, digest: str) -> None:
-        assert slot is not None
+    def _read_adapter(self, slot: int, digest: str) -> None:
         placement = self._slots[slot]
         assert placement is not None, f"slot {slot} holds half a copy"
         assert placement.digest == digest
@@ -167,4 +166,30 @@ def _work(chunk: ScheduledChunk) -> _Work:
     assert not (chunk.awaits_token and seq.sampling.has_penalties)
     assert chunk.num_new_tokens == 1 or not chunk.awaits_token
     assert seq.row is not None
-    return _Work(chunk, seq.request_id, seq.scope, seq.row, seq.slot, list(seq.pages), known)
+    return _Work(chunk, seq.request_id, seq.scope, seq.row, _slots(seq), list(seq.pages), known)
+
+
+def _slots(seq: Sequence) -> dict[str, int]:
+    """Where the host says that each adapter of a running sequence is."""
+    if seq.members is None:
+        assert seq.member_slots is None
+        assert (seq.slot is None) == (seq.digest is None)
+        return {} if seq.slot is None or seq.digest is None else {seq.digest: seq.slot}
+    placed = seq.member_slots
+    assert placed is not None
+    assert [*placed.fixed] == sorted(placed.fixed)
+    assert seq.slot == (placed.fixed[0][0] if placed.fixed else None)
+    weights = sorted(weight for _, weight in placed.fixed)
+    assert weights == sorted(part.weight for part in seq.members.fixed)
+    slots = {}
+    for slot, weight in placed.fixed:  # the weights of a test's composition are all different
+        for part in seq.members.fixed:
+            if part.weight == weight and part.digest not in slots:
+                slots[part.digest] = slot
+                break
+    if seq.members.router is not None:
+        assert placed.router is not None
+        slots[seq.members.router.digest] = placed.router
+        slots |= zip(seq.members.router.experts, placed.experts, strict=True)
+    assert slots.keys() == {*seq.adapters}
+    return slots

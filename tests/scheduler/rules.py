@@ -22,6 +22,7 @@ class Progress:
     arrival: int
     expected: list[int]
     expected_reason: str
+    adapters: Collection[str] = ()  # all that have to be on the device
     output: list[int] = field(default_factory=list)
     sequence: Sequence | None = None  # known from the first batch that has it
 
@@ -33,10 +34,6 @@ class Progress:
     def place(self) -> tuple[int, int]:
         """In line: the least is first."""
         return self.request.priority, self.arrival
-
-    @property
-    def digest(self) -> str | None:
-        return self.request.digest
 
 
 Live = Mapping[str, Progress]  # by request id
@@ -60,12 +57,15 @@ def pages_add_up(scheduler: Scheduler, memory: UnifiedMemory, live: Live) -> Non
 
 def adapters_are_there(scheduler: Scheduler, residency: AdapterResidency, live: Live) -> None:
     """No adapter in use is evicted."""
-    used = {p.digest for p in live.values() if p.is_running and p.digest}
-    named = {p.digest for p in live.values() if not p.is_running and p.digest}
+    used = {digest for p in live.values() if p.is_running for digest in p.adapters}
+    named = {digest for p in live.values() if not p.is_running for digest in p.adapters}
     assert used <= set(residency.resident())
     assert scheduler.running_adapters() == used
     assert scheduler.waiting_adapters() == named
     assert all(scheduler.uses_adapter(digest) for digest in used | named)
+    for digest in used | named:
+        num_users = sum(p.is_running and digest in p.adapters for p in live.values())
+        assert residency.num_users(digest) == num_users
 
 
 def chunks_are_sound(batch: Batch, page_size: int) -> None:
@@ -115,8 +115,7 @@ def first_come_first_served(
         place = live[chunk.sequence.request_id].place
         for other in live.values():
             if other.place < place and not other.is_running:
-                assert other.digest is not None
-                assert not residency.is_resident(other.digest)
+                assert not all(map(residency.is_resident, other.adapters))
 
 
 def no_decode_waits_for_a_prefill(batch: Batch, live: Live) -> None:

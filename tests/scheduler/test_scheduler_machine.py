@@ -4,6 +4,8 @@ The rules that every step must keep are in `rules.py`; here is what happens, and
 requests end once nothing new happens.
 """
 
+import random
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -15,7 +17,8 @@ from tests.scheduler.virtual_engine import VirtualEngine
 class SchedulerMachine(RuleBasedStateMachine):
     """Requests, reads and copies that end or fail in any order, aborts, pins, adapters that go.
 
-    Steps overlap or not.
+    Requests are of the base model, of adapters, of compositions and of routed sets. Steps overlap
+    or not.
     """
 
     @initialize(
@@ -24,6 +27,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_step_tokens=st.integers(1, 24),
         max_running=st.integers(1, 6),
         adapter_sizes=st.lists(st.integers(1, 8), max_size=6),
+        set_seeds=st.lists(st.integers(0, 2**32 - 1), max_size=2),
         host_budget_pages=st.none() | st.integers(8, 20),
         keeps_prefixes=st.booleans(),
         is_lru=st.booleans(),
@@ -36,12 +40,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_step_tokens: int,
         max_running: int,
         adapter_sizes: list[int],
+        set_seeds: list[int],
         host_budget_pages: int | None,
         keeps_prefixes: bool,
         is_lru: bool,
         overlaps: bool,
     ) -> None:
         self.sizes = {f"d{index}": size for index, size in enumerate(adapter_sizes)}
+        self.plain = sorted(self.sizes)
         self.pins: list[str] = []
         self.engine = VirtualEngine(
             num_pages,
@@ -54,6 +60,24 @@ class SchedulerMachine(RuleBasedStateMachine):
             policy=LruPolicy() if is_lru else None,
             overlaps=overlaps,
         )
+        self.sets: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        for seed in set_seeds if self.plain else []:
+            rng = random.Random(seed)
+            digest = f"s{len(self.sets)}"
+            experts = tuple(rng.choices(self.plain, k=rng.randint(1, 4)))
+            shared = tuple(rng.sample(self.plain, rng.randint(0, 1)))
+            self.sizes[digest] = rng.randint(1, 2)
+            self.sets[digest] = experts, shared
+            self.engine.register_set(digest, self.sizes[digest], experts, shared)
+
+    def draw_adapters(self, data: st.DataObject) -> tuple[str | None, dict[str, float]]:
+        """A digest, or the parts of a composition."""
+        if self.plain and data.draw(st.sampled_from([False, False, True])):
+            parts = st.lists(st.sampled_from(self.plain), min_size=1, max_size=3, unique=True)
+            first = data.draw(st.sampled_from([0.25, 1.0]))
+            return None, {digest: first + i for i, digest in enumerate(data.draw(parts))}
+        digest = st.none() | st.sampled_from(sorted(self.sizes)) if self.sizes else st.none()
+        return data.draw(digest), {}
 
     @rule(
         data=st.data(),
@@ -82,16 +106,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority: int,
         reports_prompt: bool,
     ) -> None:
-        digest = data.draw(
-            st.none() | st.sampled_from(sorted(self.sizes)) if self.sizes else st.none()
-        )
+        digest, parts = self.draw_adapters(data)
         engine = self.engine
         request_id = f"r{engine.num_arrived}"
         num_pages = -(-(num_prompt_tokens + max_tokens) // engine.page_size)
-        num_pages += self.sizes[digest] if digest else 0
-        request = engine.request(request_id, num_prompt_tokens, max_tokens, digest)
+        request = engine.request(request_id, num_prompt_tokens, max_tokens, digest, parts=parts)
+        adapters = engine.adapters(request)
+        num_pages += sum(self.sizes[each] for each in adapters)
         assert engine.scheduler.num_pages_needed(request) == num_pages
-        num_pinned = sum(self.sizes[each] for each in {*self.pins} - {digest})
+        num_pinned = sum(self.sizes[each] for each in self.pinned() - adapters)
         assert engine.scheduler.fits(request) == (num_pages + num_pinned <= engine.pool.num_pages)
         if not engine.scheduler.fits(request):
             return  # the engine refuses it before the scheduler sees it
@@ -107,7 +130,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             penalty=penalty,
             priority=priority,
             reports_prompt=reports_prompt,
+            parts=parts,
         )
+
+    def pinned(self) -> set[str]:
+        return {each for digest in self.pins for each in self.engine.residency.adapters(digest)}
 
     @rule(num_steps=st.integers(1, 4))
     def step(self, num_steps: int) -> None:
@@ -143,14 +170,18 @@ class SchedulerMachine(RuleBasedStateMachine):
     def pin(self, data: st.DataObject) -> None:
         digest = data.draw(st.sampled_from(sorted(self.sizes)))
         if self.engine.scheduler.may_pin(digest):
-            self.engine.residency.pin(digest)
+            for each in self.engine.residency.adapters(digest):
+                self.engine.residency.pin(each)
             self.pins.append(digest)
 
     @precondition(lambda self: self.pins)
     @rule(data=st.data())
     def unpin(self, data: st.DataObject) -> None:
-        digest = data.draw(st.sampled_from(self.pins))
-        self.engine.residency.unpin(digest)
+        self.take_back_pin(data.draw(st.sampled_from(self.pins)))
+
+    def take_back_pin(self, digest: str) -> None:
+        for each in self.engine.residency.adapters(digest):
+            self.engine.residency.unpin(each)
         self.pins.remove(digest)
 
     @rule(data=st.data())
@@ -163,16 +194,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not unused:
             return
         digest = data.draw(st.sampled_from(unused))
+        for pinned in [each for each in self.pins if digest in engine.residency.adapters(each)]:
+            self.take_back_pin(pinned)
         engine.forget(digest)
-        self.pins = [each for each in self.pins if each != digest]
-        engine.register(digest, self.sizes[digest])
+        if digest in self.sets:
+            engine.register_set(digest, self.sizes[digest], *self.sets[digest])
+        else:
+            engine.register(digest, self.sizes[digest])
         engine.check()
 
     @invariant()
     def pinned_adapters_stay(self) -> None:
         if hasattr(self, "engine"):
             candidates = self.engine.residency.candidates
-            assert not any(digest in candidates for digest in self.pins)
+            assert not any(digest in candidates for digest in self.pinned())
 
     def teardown(self) -> None:
         """Nothing new comes: every request ends, and no page is held but for what is pinned."""
@@ -182,8 +217,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             len(p.request.prompt_token_ids) + max(1, p.request.sampling.max_tokens)
             for p in self.engine.live.values()
         )
+        num_loads = len(self.sizes) + sum(len(p.adapters) for p in self.engine.live.values())
         self.engine.finish_loads()
-        self.engine.run_until_done(max_steps=10 + 6 * num_tokens + 4 * len(self.sizes))
+        self.engine.run_until_done(max_steps=10 + 6 * num_tokens + 4 * num_loads)
         for digest in self.sizes:
             self.engine.forget(digest)
         num_base_pages = self.engine.prefixes.num_pages_of(None)

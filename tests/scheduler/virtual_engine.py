@@ -6,13 +6,17 @@ after each step.
 Does not know: why a test does what it does.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from zlib import crc32
 
-from motet.core.messages import AddRequest, TokenLogprobs, TokenOutput
+from motet.core.messages import AddRequest, TokenLogprobs, TokenOutput, WeightedAdapter
+from motet.core.routing import RoutingRule
 from motet.core.sampling import SamplingParams
 from motet.core.shape import ModelShape
 from motet.memory.eviction import EvictionPolicy, PageCosts, SavingPolicy
 from motet.memory.geometry import PageGeometry
+from motet.memory.members import Members, Router
 from motet.memory.residency import Placement
 from motet.memory.unified import unified_memory
 from motet.scheduler.scheduler import Scheduler
@@ -99,6 +103,20 @@ class VirtualEngine:
         if self.starts_on_host:
             self.host.offer(digest, num_pages, digest, ())
 
+    def register_set(
+        self, digest: str, num_pages: int, experts: tuple[str, ...], shared: tuple[str, ...] = ()
+    ) -> None:
+        """A routed set; `num_pages` are those of its gates."""
+        router = Router(digest, RoutingRule(top_k=1), experts, len(experts), 1)
+        self.residency.register(
+            digest,
+            num_pages=num_pages,
+            num_rows=num_pages * ROWS_PER_PAGE,
+            members=Members(tuple(WeightedAdapter(each, 1.0) for each in shared), router),
+        )
+        if self.starts_on_host:
+            self.host.offer(digest, num_pages, digest, ())
+
     def request(
         self,
         request_id: str,
@@ -111,10 +129,12 @@ class VirtualEngine:
         penalty: float = 0.0,
         priority: int = 0,
         reports_prompt: bool = False,
+        parts: Mapping[str, float] = MappingProxyType({}),
     ) -> AddRequest:
         """A request with a prompt of its own, but for what it shares.
 
         Args:
+            parts: weights, all different, by digest: a composition, in place of `digest`.
             shared: the name of a text, and how many tokens of it the prompt begins with.
             penalty: on tokens that the output has; the device does not care, but needs to know.
             reports_prompt: whether log probabilities of the prompt are asked for.
@@ -130,7 +150,10 @@ class VirtualEngine:
             presence_penalty=penalty,
             num_prompt_logprobs=0 if reports_prompt else None,
         )
-        return AddRequest(request_id, prompt, sampling, digest, tenant, priority)
+        composition = [WeightedAdapter(*part) for part in sorted(parts.items())]
+        if composition:
+            digest = "+".join(f"{part.weight}*{part.digest}" for part in composition)
+        return AddRequest(request_id, prompt, sampling, digest, tenant, priority, composition)
 
     def add(
         self,
@@ -146,6 +169,7 @@ class VirtualEngine:
         penalty: float = 0.0,
         priority: int = 0,
         reports_prompt: bool = False,
+        parts: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         request = self.request(
             request_id,
@@ -158,13 +182,15 @@ class VirtualEngine:
             penalty,
             priority,
             reports_prompt,
+            parts,
         )
         expected, reason = expected_tokens(request)
         if fails_at is not None and fails_at < len(expected):
             self._fails_at[request_id] = fails_at
             expected, reason = expected[:fails_at], "error"
         self.scheduler.add(request)
-        self.live[request_id] = Progress(request, self.num_arrived, expected, reason)
+        adapters = self.adapters(request)
+        self.live[request_id] = Progress(request, self.num_arrived, expected, reason, adapters)
         self.num_arrived += 1
         self.check()
 
@@ -212,11 +238,17 @@ class VirtualEngine:
 
     def _abort_adapter(self, digest: str) -> None:
         aborted = self.scheduler.abort_adapter(digest)
-        waiting = [r for r, p in self.live.items() if p.request.digest == digest]
+        waiting = [r for r, p in self.live.items() if digest in p.adapters]
         assert sorted(aborted) == sorted(waiting)
         for request_id in aborted:
             del self.live[request_id]
         self.check()
+
+    def adapters(self, request: AddRequest) -> set[str]:
+        """All that a request needs on the device."""
+        if request.parts:
+            return {part.digest for part in request.parts}
+        return set() if request.digest is None else {*self.residency.adapters(request.digest)}
 
     def load(self, *digests: str) -> None:
         """Bring adapters in although no request asks for them."""
@@ -268,8 +300,9 @@ class VirtualEngine:
             is_busy = batch.chunks or plan.copies or plan.reads
             assert is_busy, "requests, nothing under way, yet nothing to do"
         for chunk in batch.chunks:
-            digest = chunk.sequence.digest
-            assert chunk.sequence.slot == (None if digest is None else self.residency.slot(digest))
+            adapters = self.live[chunk.sequence.request_id].adapters
+            assert {*chunk.sequence.adapters} == adapters
+            assert len(chunk.sequence.adapters) == len(adapters)
         self._launched[id(batch)] = self._device.launch(batch)
         self._logprobs[id(batch)] = _prompt_logprobs(batch)
         self.check()

@@ -1,6 +1,7 @@
 """Fixtures of the server's tests: one shared server, and a way to start others."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 import structlog
 
-from tests.server.running_server import RunningServer, running_server
+from tests.server.fake_engine import HIDDEN_SIZE, digest_of
+from tests.server.running_server import BASE, RunningServer, running_server
 from tests.server.tiny_model import write_tiny_model
 
 StartServer = Callable[..., AbstractContextManager[RunningServer]]
@@ -44,6 +46,26 @@ def write_adapter(directory: Path, content: bytes) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "adapter_config.json").write_text("{}")
     (directory / "weights").write_bytes(content)
+
+
+def write_set(directory: Path, contents: Mapping[str, bytes], **more: object) -> None:
+    """A routed set of the fake engine's, whose experts the server has under these names.
+
+    Args:
+        more: fields of its configuration, also in the place of what it would have.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    config = {
+        "format_version": 1,
+        "method": "meteora",
+        "base_model": {"name": BASE, "hidden_size": HIDDEN_SIZE, "num_layers": 2},
+        "experts": [
+            {"name": name, "digest": digest_of(content)} for name, content in contents.items()
+        ],
+        "top_k": 1,
+        **more,
+    }
+    (directory / "router_config.json").write_text(json.dumps(config))
 
 
 @pytest.fixture

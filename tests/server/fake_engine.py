@@ -7,6 +7,11 @@ and the content "bad" is refused. A prompt that holds FAIL_TOKEN fails, one that
 UNAVAILABLE_TOKEN fails as if its adapter could not be brought back. One that holds LONG_STEP_TOKEN
 keeps the engine busy for a while before it looks at any message again.
 
+A routed set is a directory with a `router_config.json`, whose text and experts decide its digest.
+It is refused if an expert has another digest than it says, or if it is for another base. Token i
+of its answers came from expert i mod n by 3/4, and from the others in equal parts
+(`scripted_routing`).
+
 Log probabilities are scripted (`scripted_logprobs`): at place i of a sequence the token is the
 (i + seed) mod 3 + 1st likeliest.
 
@@ -55,6 +60,7 @@ from motet.core.messages import (
     Pong,
     ReleaseAdapter,
     RequestFailed,
+    RoutedSetInfo,
     Shutdown,
     StepOutput,
     TokenLogprobs,
@@ -68,6 +74,8 @@ from motet.core.shape import ModelShape
 FAIL_TOKEN = 7
 UNAVAILABLE_TOKEN = 8
 LONG_STEP_TOKEN = 9
+HIDDEN_SIZE = 64
+MAX_RANK = 8
 PAGE_SIZE = 16
 PAGE_BYTES = 4096
 HOST_BUDGET_BYTES = 1 << 23
@@ -83,6 +91,13 @@ def answer_token(prompt: list[int], digest: str | None, position: int) -> int:
     return prompt[(position + shift) % len(prompt)]
 
 
+def digests_of(request: AddRequest) -> list[str]:
+    """What it needs on the device: of a composition its parts, for the sum itself is nowhere."""
+    if request.parts:
+        return [part.digest for part in request.parts]
+    return [] if request.digest is None else [request.digest]
+
+
 def scripted_logprobs(
     token: int, place: int, num_top: int, *, vocab_size: int, seed: int = 0
 ) -> TokenLogprobs:
@@ -93,9 +108,44 @@ def scripted_logprobs(
     return TokenLogprobs(token, -rank / 4, rank, ids, [-(each + 1) / 4 for each in range(num_top)])
 
 
+def scripted_routing(place: int, num_gates: int) -> list[float]:
+    """Of token `place` of an answer."""
+    others = 0.25 / (num_gates - 1) if num_gates > 1 else 0.0
+    return [0.75 if gate == place % num_gates else others for gate in range(num_gates)]
+
+
 def script_of(prompt: list[int], marker: int | None) -> list[int] | None:
     places = [place for place, token in enumerate(prompt) if token == marker]
     return prompt[places[-2] + 1 : places[-1]] if len(places) >= 2 else None
+
+
+def weights_in(directory: Path) -> bytes:
+    weights = directory / "weights"
+    if not weights.exists():  # the name that it has when it comes from elsewhere
+        weights = weights.with_name("adapter_model.safetensors")
+    return weights.read_bytes() if weights.is_file() else b"bad"
+
+
+def set_content(message: LoadAdapter) -> bytes:
+    """What the digest of a routed set is of; b"bad" if it would be refused."""
+    config = json.loads((Path(message.path) / "router_config.json").read_bytes())
+    refs = [*config["experts"], *config.get("shared", [])]
+    experts = [weights_in(Path(path)) for path in message.expert_paths]
+    is_of_base = config["base_model"]["hidden_size"] == HIDDEN_SIZE
+    if not is_of_base or [digest_of(each) for each in experts] != [ref["digest"] for ref in refs]:
+        return b"bad"
+    return json.dumps([config["method"], config["top_k"]]).encode() + b"".join(experts)
+
+
+def routed_info(directory: Path) -> RoutedSetInfo:
+    config = json.loads((directory / "router_config.json").read_bytes())
+    return RoutedSetInfo(
+        config["method"],
+        [each["digest"] for each in config["experts"]],
+        [each["name"] for each in config["experts"]],
+        [each["digest"] for each in config.get("shared", [])],
+        by_rank=config["method"] in ("smora", "mora"),
+    )
 
 
 class FakeEngine:
@@ -111,6 +161,7 @@ class FakeEngine:
         self._references: Counter[str] = Counter()
         self._pins: Counter[str] = Counter()
         self._num_pages: dict[str, int] = {}  # of each digest ever loaded
+        self._routed: dict[str, RoutedSetInfo] = {}
         self._resident: dict[str, None] = {}  # the longest unused first
         self._prefixes: dict[tuple[str | None, str | None], list[int]] = {}
         self._counts: Counter[str] = Counter()  # of EngineStats' fields
@@ -148,8 +199,7 @@ class FakeEngine:
             self._send(StepOutput(outputs))
 
     def _add(self, request: AddRequest) -> None:
-        known = request.digest is None or self._references[request.digest] > 0
-        if not known:
+        if not all(self._references[digest] > 0 for digest in digests_of(request)):
             self._fail(request, "adapter_not_found", "no such digest")
         elif self._options.fake_fails and FAIL_TOKEN in request.prompt_token_ids:
             self._fail(request, "internal_error", "the fake engine was told to fail")
@@ -158,10 +208,10 @@ class FakeEngine:
         else:
             self._running[request.request_id] = request
             self._num_cached[request.request_id] = self._look_up_prefix(request)
-            if request.digest is not None:
-                kind = "hits" if request.digest in self._resident else "misses"
+            for digest in digests_of(request):
+                kind = "hits" if digest in self._resident else "misses"
                 self._counts[f"num_adapter_{kind}"] += 1
-                self._make_resident(request.digest)
+                self._make_resident(digest)
 
     def _look_up_prefix(self, request: AddRequest) -> int:
         prompt = request.prompt_token_ids
@@ -188,8 +238,8 @@ class FakeEngine:
     def _is_used(self, digest: str) -> bool:
         return self._pins[digest] > 0 or self._num_users(digest) > 0
 
-    def _num_users(self, digest: str | None) -> int:
-        return sum(each.digest == digest for each in self._running.values())
+    def _num_users(self, digest: str) -> int:
+        return sum(digest in digests_of(each) for each in self._running.values())
 
     def _next(self, request: AddRequest) -> TokenOutput:
         request_id, sampling = request.request_id, request.sampling
@@ -213,10 +263,19 @@ class FakeEngine:
                 self._logprobs(token, place, sampling.num_logprobs, sampling.seed)
                 for token in tokens
             ]
+        routing = None
+        if request.returns_routing:
+            num_gates = self._num_gates(request.digest)
+            routing = [scripted_routing(position, num_gates) for _ in tokens]
         num_cached = self._num_cached[request_id]
         return TokenOutput(
-            request_id, tokens, reason, num_cached, logprobs, prompt_logprobs, QUEUE_S
+            request_id, tokens, reason, num_cached, logprobs, prompt_logprobs, QUEUE_S, routing
         )
+
+    def _num_gates(self, digest: str | None) -> int:
+        assert digest is not None
+        routed = self._routed[digest]
+        return MAX_RANK if routed.by_rank else len(routed.experts)
 
     def _prompt_logprobs(self, request: AddRequest) -> list[TokenLogprobs] | None:
         num_top = request.sampling.num_prompt_logprobs
@@ -236,12 +295,12 @@ class FakeEngine:
         return [*script, request.sampling.stop_token_ids[0]][position]
 
     def _load(self, message: LoadAdapter) -> None:
-        weights = Path(message.path) / "weights"
-        if not weights.exists():  # the name that it has when it comes from elsewhere
-            weights = weights.with_name("adapter_model.safetensors")
+        path = Path(message.path)
         time.sleep(self._options.fake_load_s)
-        content = weights.read_bytes() if weights.is_file() else b"bad"
         self._counts["num_adapter_reads"] += 1
+        is_set = (path / "router_config.json").exists()
+        content = set_content(message) if is_set else weights_in(path)
+        routed = routed_info(path) if is_set else None
         if content == b"bad":
             self._counts["num_adapter_read_failures"] += 1
             refusal = AdapterRefused(message.operation_id, "invalid_adapter", "bad weights")
@@ -250,7 +309,9 @@ class FakeEngine:
         digest = digest_of(content)
         self._references[digest] += 1
         self._num_pages[digest] = len(content)
-        info = AdapterInfo(digest, 8, ["q", "v"], 1000, len(content))
+        if routed is not None:
+            self._routed[digest] = routed
+        info = AdapterInfo(digest, MAX_RANK, ["q", "v"], 1000, len(content), routed)
         self._send(AdapterLoaded(message.operation_id, info))
 
     def _pin(self, message: PinAdapter) -> None:
@@ -276,7 +337,7 @@ class FakeEngine:
         return [digest for digest, count in self._references.items() if count > 0]
 
     def _stats(self, operation_id: str) -> EngineStats:
-        digests = {each.digest for each in self._running.values() if each.digest is not None}
+        digests = {digest for each in self._running.values() for digest in digests_of(each)}
         limit = self._options.fake_max_running
         num_total = self._options.fake_num_pages
         num_in_use = self._pages_of(each for each in self._resident if self._is_used(each))
@@ -392,7 +453,7 @@ def main() -> None:
         socket.close(linger=5000)
         return
     time.sleep(options.fake_start_s)
-    shape = ModelShape(2, 64, 128, 4, 2, 16, options.fake_vocab_size)
+    shape = ModelShape(2, HIDDEN_SIZE, 128, 4, 2, 16, options.fake_vocab_size)
     ready = EngineReady(
         model_name=config.model_name or "fake",
         shape=shape,

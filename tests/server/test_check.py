@@ -10,6 +10,7 @@ from motet.core.shape import Module
 from motet.memory.geometry import PageGeometry, lay_out_adapter
 from motet.server.cli import app
 from tests.adapters.make import TINY, AdapterSpec, write_lora
+from tests.adapters.make_routed import BY_RANK, METHOD_FIELDS, write_set
 
 
 @pytest.fixture
@@ -70,3 +71,46 @@ def test_a_model_that_cannot_be_read_is_explained(tmp_path: Path) -> None:
     status, output = check(directory, tmp_path / "empty")
     assert status == 1
     assert "config.json" in output
+
+
+@pytest.mark.parametrize("method", METHOD_FIELDS)
+def test_a_routed_set_is_described_with_its_experts(
+    base_dir: Path, tmp_path: Path, method: str
+) -> None:
+    written = write_set(tmp_path / "set", method)
+    status, output = check(written.directory, base_dir)
+    assert status == 0, output
+    assert "will load" in output
+    among = "the expert's ranks" if method in BY_RANK else "3 experts"
+    assert f"{method}: the top {METHOD_FIELDS[method]['top_k']} of {among}" in output
+    rows = [line for line in output.splitlines() if "in the set" in line]
+    assert len(rows) == len(written.members)
+
+
+def test_experts_that_a_set_only_names_are_looked_for(base_dir: Path, tmp_path: Path) -> None:
+    """Beside the set, or where an option says."""
+    written = write_set(tmp_path / "sets" / "mix", "arrow")
+    experts = written.config["experts"]
+    assert isinstance(experts, list)
+    written.rewrite(experts=[{"name": e["name"], "digest": e["digest"]} for e in experts])
+    inside = written.directory / "experts"
+    status, output = check(written.directory, base_dir)
+    assert status == 1
+    assert "'e0'" in output
+    status, output = check(written.directory, base_dir, "--adapter-dir", str(inside))
+    assert status == 0, output
+    for folder in list(inside.iterdir()):
+        folder.rename(tmp_path / "sets" / folder.name)
+    status, output = check(written.directory, base_dir)
+    assert status == 0, output
+    assert output.count("under its name") == 3
+
+
+def test_a_refused_set_is_explained(base_dir: Path, tmp_path: Path) -> None:
+    written = write_set(tmp_path / "set")
+    written.rewrite(top_k=4)
+    status, output = check(written.directory, base_dir)
+    assert status == 1
+    assert "will not load (invalid_adapter)" in output
+    assert "top_k is 4, but there are 3 experts" in output
+    assert "Traceback" not in output

@@ -21,15 +21,20 @@ from motet.server.adapter_admin import AdapterAdmin
 from motet.server.deployments import Deployment
 from motet.server.engine_client import AdapterReference
 from motet.server.principal import ANYONE
-from motet.server.registry import AdapterRegistry, Resolved
+from motet.server.registry import AdapterRegistry
 from motet.server.registry_store import RegistryStore
+from motet.server.resolved import Resolved
 from motet.server.sources import Sources
+from motet.server.stored_compositions import pinned_parts
 from tests.server.conftest import write_adapter
 from tests.server.fake_engine import digest_of
 
 NAMES = st.sampled_from(["a", "b"])
+ALL_NAMES = st.sampled_from(["a", "b", "mix"])
 FOLDERS = st.sampled_from(["red", "blue", "green", "broken", "missing"])
 NUMBERS = st.integers(1, 4)
+VERSIONS = st.sampled_from(["a@1", "a@2", "b@1"])
+WEIGHTS = st.sampled_from([1.0, 0.5, -2.0])
 MAX_PINNED = 1
 
 ResultT = TypeVar("ResultT")
@@ -119,7 +124,24 @@ class RegistryMachine(RuleBasedStateMachine):
     def deploy(self, name: str, folder: str, activate: bool, pin: bool | None) -> None:
         source = Source(SourceType.PATH, folder)
         deployment = Deployment(name, source, activate=activate, pin=pin)
-        before = self.registry.catalogue.get(name)
+        if self.does_deploy(deployment):
+            assert folder not in ("broken", "missing")
+
+    @rule(
+        name=ALL_NAMES,
+        parts=st.dictionaries(st.one_of(NAMES, VERSIONS), WEIGHTS, min_size=1, max_size=2),
+        pin=st.sampled_from([None, True]),
+    )
+    def compose(self, name: str, parts: dict[str, float], pin: bool | None) -> None:
+        try:
+            pinned = self.run(pinned_parts(self.registry, name, parts))
+        except MotetError:
+            return
+        source = Source(SourceType.COMPOSITION, "+".join(parts))
+        self.does_deploy(Deployment(name, source, pinned, pin=pin))
+
+    def does_deploy(self, deployment: Deployment) -> bool:
+        before = self.registry.catalogue.get(deployment.name)
 
         async def work() -> None:
             operation = await self.admin.deployments.start(deployment)
@@ -128,10 +150,10 @@ class RegistryMachine(RuleBasedStateMachine):
         try:
             self.run(work())
         except MotetError:
-            after = self.registry.catalogue.get(name)
+            after = self.registry.catalogue.get(deployment.name)
             assert (before and before.alias) == (after and after.alias)
-        else:
-            assert folder not in ("broken", "missing")
+            return False
+        return True
 
     @rule(name=NAMES, data=st.data())
     def point(self, name: str, data: st.DataObject) -> None:
@@ -156,12 +178,12 @@ class RegistryMachine(RuleBasedStateMachine):
         with suppress(MotetError):
             self.run(self.admin.changes.roll_back(name, None))
 
-    @rule(name=NAMES, verb=st.sampled_from(["pin", "unpin"]))
+    @rule(name=ALL_NAMES, verb=st.sampled_from(["pin", "unpin"]))
     def pin(self, name: str, verb: str) -> None:
         with suppress(MotetError):
             self.run(getattr(self.admin.changes, verb)(name))
 
-    @rule(name=NAMES, number=st.one_of(st.none(), NUMBERS), force=st.booleans())
+    @rule(name=ALL_NAMES, number=st.one_of(st.none(), NUMBERS), force=st.booleans())
     def delete(self, name: str, number: int | None, force: bool) -> None:
         work = self.admin.changes.delete(
             name, number, force=force, drain_timeout_s=3600, param="name"
@@ -169,13 +191,14 @@ class RegistryMachine(RuleBasedStateMachine):
         with suppress(MotetError):
             self.run(work)
 
-    @rule(name=NAMES, number=st.one_of(st.none(), NUMBERS), key=st.integers(0, 9))
-    def request(self, name: str, number: int | None, key: int) -> None:
-        model = name if number is None else f"{name}@{number}"
-
+    @rule(
+        model=st.one_of(NAMES, VERSIONS, st.sampled_from(["mix", "a+b", "a@1+a@2", "mix+a"])),
+        key=st.integers(0, 9),
+    )
+    def request(self, model: str, key: int) -> None:
         async def work() -> Resolved:
             resolved = await self.registry.resolve(model, ANYONE, str(key))
-            await self.registry.ensure_loaded(resolved.model)
+            await self.registry.ensure_loaded(resolved)
             return resolved
 
         with suppress(MotetError):
@@ -221,8 +244,9 @@ class RegistryMachine(RuleBasedStateMachine):
         for adapter in self.registry.catalogue.all():
             for version in adapter.versions.values():
                 if version.hold is not None and self.registry.holdings.has(version):
-                    held[version.hold.reference.info.digest] += 1
-                    pinned[version.hold.reference.info.digest] += version.hold.is_pinned
+                    for reference in version.hold.references:
+                        held[reference.info.digest] += 1
+                        pinned[reference.info.digest] += version.hold.is_pinned
         assert held == +self.engine.references
         assert +pinned == +self.engine.pins
 
@@ -257,21 +281,34 @@ class RegistryMachine(RuleBasedStateMachine):
     @invariant()
     def a_running_request_has_its_version(self) -> None:
         for resolved in self.requests:
-            version = self.registry.names.version(resolved.model)
-            assert version is not None
-            assert version.digest is not None
+            for use in resolved.uses:
+                version = self.registry.names.version(use.version_id)
+                assert version is not None
+                assert version.digest is not None
+
+    @invariant()
+    def what_a_composition_is_made_of_is_there(self) -> None:
+        for adapter in self.registry.catalogue.all():
+            for version in adapter.versions.values():
+                if version.is_draining or version.digest is None:  # it was never ready
+                    continue
+                for part in version.parts:
+                    found = self.registry.catalogue.version(part.name, part.number)
+                    assert found is not None
+                    assert not found.is_draining
+                    assert found.digest == part.digest
 
     def teardown(self) -> None:
         for resolved in self.requests:
             assert resolved.lease is not None
             resolved.lease.end()
-        for adapter in self.registry.catalogue.all():
-            with suppress(MotetError):
-                self.run(
-                    self.admin.changes.delete(
-                        adapter.name, None, force=True, drain_timeout_s=3600, param="name"
-                    )
-                )
+        versions = [
+            version
+            for adapter in self.registry.catalogue.all()
+            for version in adapter.versions.values()
+        ]
+        for version in sorted(versions, key=lambda each: not each.parts):  # nothing needs these
+            self.delete(version.name, version.number, True)
         self.settle()
         assert self.registry.catalogue.all() == []
         assert +self.engine.references == Counter()

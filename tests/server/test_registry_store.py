@@ -12,7 +12,7 @@ import pytest
 
 from motet.core.errors import ConfigError
 from motet.core.messages import AdapterInfo
-from motet.server.adapter import Adapter, Source, SourceType, Version, VersionState
+from motet.server.adapter import Adapter, Part, Source, SourceType, Version, VersionState
 from motet.server.registry_store import SCHEMA_VERSION, RegistryStore
 
 INFO = AdapterInfo("ab" * 32, 8, ["q", "v"], 1000, 3)
@@ -84,6 +84,40 @@ def test_what_drains_is_gone_and_forgotten_names_stay_so(tmp_path: Path) -> None
     assert mine.alias is not None
     assert mine.alias.weights == {1: 1.0}
     assert forgotten == {"red"}
+
+
+def test_parts_come_back_in_their_order_and_to_the_last_bit(tmp_path: Path) -> None:
+    parts = (Part("z", 3, "cd" * 32, 0.1), Part("a", 12, "ef" * 32, -1 / 3))
+    source = Source(SourceType.COMPOSITION, "z@3+a@12")
+    composed = version("blend", 2, source=source, path=None, parts=parts, info=INFO)
+    adapter = Adapter("blend").put(version("blend", 1)).put(composed).point({2: 1.0})
+
+    async def save(store: RegistryStore) -> None:
+        await store.save(adapter)
+        await store.save(Adapter("gone").put(version("gone", 1, parts=parts)))
+        await store.remove("gone", forget=False)
+        await store.save(adapter)
+
+    with_store(tmp_path, save)
+    assert loaded(tmp_path)[0] == [adapter]
+    with closing(sqlite3.connect(tmp_path / "registry.sqlite")) as db:
+        assert db.execute("SELECT count(*) FROM parts").fetchone() == (2,)
+
+
+def test_a_file_from_before_compositions_is_taken_over(tmp_path: Path) -> None:
+    adapter = some_adapter()
+
+    async def save(store: RegistryStore) -> None:
+        await store.save(adapter)
+
+    with_store(tmp_path, save)
+    with closing(sqlite3.connect(tmp_path / "registry.sqlite")) as db, db:
+        db.execute("DROP TABLE parts")
+        db.execute("UPDATE schema_version SET version = 1")
+    for _ in range(2):
+        assert loaded(tmp_path)[0] == [adapter]
+    with closing(sqlite3.connect(tmp_path / "registry.sqlite")) as db:
+        assert db.execute("SELECT version FROM schema_version").fetchone() == (SCHEMA_VERSION,)
 
 
 def test_only_this_user_can_read_it(tmp_path: Path) -> None:

@@ -12,13 +12,15 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
+from motet.adapters.router_config import ROUTER_CONFIG_NAME
 from motet.core.errors import AdapterError, ConfigError
 from motet.server import downloads as downloads_module
 from motet.server.adapter import Source, SourceType
 from motet.server.config import ServeConfig
-from motet.server.downloads import FILES, Downloads
+from motet.server.downloads import Downloads
+from motet.server.source_files import ADAPTER_FILES as FILES
 from motet.server.sources import Sources
-from tests.server.conftest import StartServer
+from tests.server.conftest import StartServer, write_set
 from tests.server.fake_engine import digest_of
 from tests.server.running_server import RunningServer, wait_until
 from tests.server.test_admin_adapters import ADAPTERS, adapter, code, delete
@@ -31,6 +33,7 @@ class FakeHub(BaseHTTPRequestHandler):
 
     main = COMMIT
     contents = {COMMIT: b"first", NEXT_COMMIT: b"second"}  # noqa: RUF012
+    set_config: bytes | None = None  # it is a routed set, with the contents as its expert's
     is_slow = threading.Event()  # the files of the first commit come once it is cleared
 
     def do_GET(self) -> None:
@@ -42,6 +45,8 @@ class FakeHub(BaseHTTPRequestHandler):
                 self._answer(200, json.dumps({"id": "org/mine", "sha": sha}).encode())
                 return
             self._answer(404, b"{}", "RevisionNotFound")
+        elif parts[:3] == ["org", "mine", "resolve"] and self.set_config is not None:
+            self._answer_file_of_set("/".join(parts[4:]), self.contents[parts[3]])
         elif parts[:3] == ["org", "mine", "resolve"] and parts[4] in FILES:
             while self.is_slow.is_set() and parts[3] == COMMIT:
                 time.sleep(0.01)
@@ -49,6 +54,15 @@ class FakeHub(BaseHTTPRequestHandler):
             self._answer(200, body)
         else:
             self._answer(404, b"{}", "RepoNotFound")
+
+    def _answer_file_of_set(self, file: str, content: bytes) -> None:
+        if file == ROUTER_CONFIG_NAME:
+            assert self.set_config is not None
+            self._answer(200, self.set_config)
+        elif file.startswith("experts/inner/") or file == "router.safetensors":
+            self._answer(200, content)
+        else:
+            self._answer(404, b"{}", "EntryNotFound")
 
     def _answer(self, status: int, body: bytes, error: str | None = None) -> None:
         self.send_response(status)
@@ -116,6 +130,62 @@ def test_a_repository_is_fetched_at_the_commit_that_it_is_now(
     with start_server(**options) as server:  # what was fetched needs no network
         assert server.complete(model="mine").status_code == 200
         assert len(list((tmp_path / "state" / "downloads").iterdir())) == 1
+
+
+@pytest.mark.parametrize("method", ["meteora", "arrow"])
+def test_a_set_comes_with_the_experts_that_lie_in_it(
+    start_server: StartServer,
+    hub: type[FakeHub],
+    adapters_dir: Path,
+    tmp_path: Path,
+    method: str,
+) -> None:
+    """And no other file; an expert of another name is the server's own."""
+    inside = {"name": "inner", "digest": digest_of(b"first"), "path": "experts/inner"}
+    files = [ROUTER_CONFIG_NAME, *(f"experts/inner/{file}" for file in FILES)]
+    if method == "meteora":
+        files.append("router.safetensors")
+    write_set(
+        tmp_path / "set",
+        {},
+        method=method,
+        experts=[inside, {"name": "red", "digest": digest_of(b"red")}],
+    )
+    hub.set_config = (tmp_path / "set" / ROUTER_CONFIG_NAME).read_bytes()
+    with start_server(
+        hub_orgs=("org",), adapter_dir=adapters_dir, state_dir=tmp_path / "state"
+    ) as server:
+        assert create(server, hf("org/mine")).status_code == 200
+        assert server.complete(model="mine").status_code == 200
+        assert adapter(server, "mine")["versions"][0]["routing"]["method"] == method
+        [folder] = (tmp_path / "state" / "downloads").iterdir()
+        found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+        assert sorted(map(str, found)) == sorted(files)
+        assert delete(server, "mine").status_code == 200
+        assert list((tmp_path / "state" / "downloads").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["../../../elsewhere", "/elsewhere", "a/../../..", "..", ""])
+def test_a_set_writes_nothing_outside_its_folder(tmp_path: Path, path: str) -> None:
+    write_set(tmp_path, {}, experts=[{"name": "x", "digest": digest_of(b"x"), "path": path}])
+    config = (tmp_path / ROUTER_CONFIG_NAME).read_bytes()
+    asked: list[str] = []
+
+    class Hostile:
+        def pinned(self, source: Source) -> Source:
+            return source
+
+        def chunks(self, source: Source, file: str) -> Iterator[bytes]:
+            asked.append(file)
+            if file == FILES[0]:
+                raise AdapterError("no adapter", code="adapter_not_found")
+            yield config
+
+    downloads = Downloads(tmp_path / "downloads")
+    with pytest.raises(AdapterError):
+        asyncio.run(downloads.fetch(Hostile(), Source(SourceType.HF, "org/x")))
+    assert asked == [FILES[0], ROUTER_CONFIG_NAME]
+    assert list((tmp_path / "downloads").iterdir()) == []
 
 
 def test_a_slow_load_does_not_take_the_name_from_a_later_one(
@@ -321,5 +391,15 @@ def test_objects_are_fetched_and_their_change_is_a_new_version(
             digest_of(b"second"),
         ]
         assert server.complete(model="mine").headers["x-adapter-version"] == "2"
+        inside = {"name": "x", "digest": digest_of(b"third"), "path": "x"}
+        write_set(tmp_path / "set", {}, method="arrow", experts=[inside])
+        config = (tmp_path / "set" / ROUTER_CONFIG_NAME).read_bytes()
+        bucket.pipe(f"bucket/adapters/set/{ROUTER_CONFIG_NAME}", config)
+        of_set = {**source, "uri": "s3://bucket/adapters/set"}
+        assert code(create(server, of_set, name="set")) == (404, "adapter_not_found")
+        for file, content in zip(FILES, (b"{}", b"third"), strict=True):
+            bucket.pipe(f"bucket/adapters/set/x/{file}", content)
+        assert create(server, of_set, name="set").status_code == 200
+        assert server.complete(model="set").status_code == 200
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         assert code(create(server, source)) == (503, "source_unavailable")

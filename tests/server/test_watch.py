@@ -9,7 +9,7 @@ import pytest
 from motet.core.errors import ConfigError
 from motet.server import watch
 from motet.server.config import ServeConfig
-from tests.server.conftest import StartServer, write_adapter
+from tests.server.conftest import StartServer, write_adapter, write_set
 from tests.server.fake_engine import digest_of
 from tests.server.running_server import RunningServer, wait_until
 from tests.server.test_admin_adapters import adapter, create, delete, states
@@ -112,3 +112,40 @@ def test_a_folder_may_come_with_everything_in_it(
     with start_server(adapter_dir=adapters_dir, watch_adapter_dir=True) as server:
         (tmp_path / "team").rename(adapters_dir / "team")
         wait_until(lambda: "team/nested/green" in server.started.registry.catalogue)
+
+
+def test_sets_and_their_experts_change_together(
+    start_server: StartServer, adapters_dir: Path
+) -> None:
+    """Whichever is told of first: a set comes after its experts, and goes before them."""
+    sets = ("a-mix", "z-mix")
+    for name in sets:
+        write_set(adapters_dir / name, {"red": b"red"})
+    with start_server(adapter_dir=adapters_dir, watch_adapter_dir=True) as server:
+        for name in ("red", *sets):
+            assert server.complete(model=name).status_code == 200
+        old = {name: digest(server, name) for name in sets}
+        write_adapter(adapters_dir / "red", b"redder")
+        for name in sets:
+            write_set(adapters_dir / name, {"red": b"redder"})
+        wait_until(lambda: all(digest(server, name) != old[name] for name in sets))
+        assert digest(server, "red") == digest_of(b"redder")
+        for name in ("red", *sets):
+            shutil.rmtree(adapters_dir / name)
+        listed = server.started.registry.catalogue
+        wait_until(lambda: not {"red", *sets} & {each.name for each in listed.all()})
+
+
+def test_what_lies_in_a_sets_folder_is_no_name_of_its_own(
+    start_server: StartServer, adapters_dir: Path
+) -> None:
+    with start_server(adapter_dir=adapters_dir, watch_adapter_dir=True) as server:
+        inside = {"name": "x", "digest": digest_of(b"x"), "path": "experts/x"}
+        write_set(adapters_dir / "mix", {}, experts=[inside])
+        write_adapter(adapters_dir / "mix" / "experts" / "x", b"x")
+        write_adapter(adapters_dir / "team" / "green", b"green")
+        listed = server.started.registry.catalogue
+        wait_until(lambda: "team/green" in listed and "mix" in listed)
+        assert server.complete(model="mix").status_code == 200
+        names = {each["id"] for each in server.get("/v1/models").json()["data"]}
+        assert names == {"tiny", "red", "blue", "mix", "team/green"}

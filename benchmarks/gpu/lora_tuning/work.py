@@ -64,7 +64,8 @@ class ExpandWork:
     def launch(self, sizes: ExpandSizes, i: int) -> None:
         own = self.batches
         pairs = own.batches[i]
-        tiles.expand(self._v, own.pool, own.tables, pairs, 0, own.projections, self._y, sizes)
+        where = (own.pool, own.tables, pairs, 0, own.projections)
+        tiles.expand(self._v, *where, self._y, tiles.whole(pairs), sizes)
 
     def result(self, sizes: ExpandSizes) -> Tensor:
         self._y.zero_()

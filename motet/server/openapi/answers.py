@@ -39,6 +39,24 @@ class Error(TypedDict):
     error: ErrorDetails
 
 
+class Expert(TypedDict):
+    """An adapter that a routed set chooses, by name and content."""
+
+    name: str
+    digest: str
+
+
+class Routing(TypedDict):
+    """How a routed set chooses among which experts; all of its tokens use the shared ones."""
+
+    method: str
+    experts: list[Expert]
+    shared: Annotated[list[str], Field(description="Digests.")]
+
+
+Kind = Literal["adapter", "routed_set", "composition"]
+
+
 class Model(TypedDict):
     """The base model or an adapter. What is null of an adapter is not known before it is read."""
 
@@ -50,10 +68,15 @@ class Model(TypedDict):
     parent: Annotated[str | None, Field(description="Null for the base model.")]
     max_model_len: int
     version: NotRequired[int]
+    kind: NotRequired[Kind | None]
+    routing: NotRequired[Annotated[Routing | None, Field(description="Of a routed set.")]]
     digest: NotRequired[str | None]
     max_rank: NotRequired[int | None]
     num_pages: NotRequired[int | None]
     pinned: NotRequired[bool]
+    composition: NotRequired[
+        Annotated[dict[str, float] | None, Field(description="Weights, by version.")]
+    ]
 
 
 class ModelList(TypedDict):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from motet.server.openapi.answers import ErrorDetails
+from motet.server.openapi.answers import ErrorDetails, Kind, Routing
 
 State = Literal["pending", "validating", "loading", "ready", "draining", "failed", "evicted"]
 Shares = Annotated[
@@ -23,9 +23,12 @@ VersionNumber = Annotated[int, Field(ge=1)]
 
 
 class AdapterSource(TypedDict):
-    """Where the files are from. The first two kinds are directories that the operator named."""
+    """Where the files are from. The first two kinds are directories that the operator named.
 
-    type: Literal["directory", "static", "path", "hf", "s3"]
+    A composition has none, and as its `uri` the versions that it is made of.
+    """
+
+    type: Literal["directory", "static", "path", "hf", "s3", "composition"]
     uri: str
     revision: str | None
 
@@ -37,8 +40,14 @@ class AdapterVersion(TypedDict):
     version: VersionNumber
     state: State
     reason: Annotated[str | None, Field(description="Why it failed.")]
+    kind: Kind | None
+    routing: Annotated[Routing | None, Field(description="Of a routed set.")]
     digest: str | None
     source: AdapterSource
+    composition: Annotated[
+        dict[str, float] | None,
+        Field(description="Weights, by version, of what it is made of; null of an adapter."),
+    ]
     max_rank: int | None
     modules: list[str] | None
     num_parameters: int | None

@@ -52,6 +52,16 @@ class CompletionLogprobs(TypedDict):
     text_offset: list[Count]
 
 
+class RoutedToken(TypedDict):
+    """Of a routed set: a token of the answer, and the experts that it came from."""
+
+    token: str
+    experts: Annotated[
+        dict[str, float],
+        Field(description="Weights above 0, averaged over the projections; by name, or by rank."),
+    ]
+
+
 class CompletionChoice(TypedDict):
     """One of the texts, or in a chunk what is added to it."""
 
@@ -61,6 +71,7 @@ class CompletionChoice(TypedDict):
     finish_reason: Literal["stop", "length"] | None
     prompt_token_ids: NotRequired[list[int]]
     token_ids: NotRequired[list[int]]
+    routing: NotRequired[list[RoutedToken]]
     prompt_logprobs: NotRequired[PromptLogprobs]
 
 
@@ -139,6 +150,7 @@ class ChatChoice(TypedDict):
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason
     token_ids: NotRequired[list[int]]
+    routing: NotRequired[list[RoutedToken]]
 
 
 class ChatCompletion(TypedDict):
@@ -186,6 +198,7 @@ class ChatChunkChoice(TypedDict):
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
     token_ids: NotRequired[list[int]]
+    routing: NotRequired[list[RoutedToken]]
 
 
 class ChatCompletionChunk(TypedDict):

@@ -49,8 +49,14 @@ _HEADERS: dict[str, tuple[str, Json]] = {
     "x-ratelimit-remaining-tokens": ("How many of them are left.", _INTEGER),
     "x-ratelimit-reset-tokens": ("When all are there again, such as `12s`.", {"type": "string"}),
     "x-ignored-params": ("Parameters that had no effect.", {"type": "string"}),
-    "x-adapter-id": ("What answered: the base model or an adapter.", {"type": "string"}),
-    "x-adapter-version": ("Which version of it.", _INTEGER),
+    "x-adapter-id": (
+        "What answered: the base model, an adapter, or the parts of a composition, joined by '+'.",
+        {"type": "string"},
+    ),
+    "x-adapter-version": (
+        "Which version of it, or of each part.",
+        {"type": "string", "pattern": "^[0-9]+([+][0-9]+)*$"},
+    ),
     "www-authenticate": ("How to authenticate.", {"const": "Bearer"}),
     "retry-after": ("After how many seconds to try again.", _INTEGER),
     "retry-after-ms": ("After how many milliseconds to try again.", _INTEGER),

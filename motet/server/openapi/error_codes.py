@@ -34,6 +34,7 @@ OF_FILES = (
     "adapter_not_found",
     "adapter_too_large",
     "corrupt_adapter",
+    "digest_mismatch",
     "invalid_adapter",
     "path_not_allowed",
     "unsupported_adapter",
@@ -59,7 +60,6 @@ OF_LOADS = (
     *OF_BODY,
     *OF_CHANGES,
     "adapter_already_loaded",
-    "digest_mismatch",
     "source_not_allowed",
 )
 OF_GENERATION = (

@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from motet.server.field_types import ModelName, PartWeights
 from motet.server.json_schema import nulls_are_absent
 from motet.server.protocol import MAX_MESSAGES, require_stream
 from motet.server.responses.items import InputItem, chat_messages, normalized_input
@@ -171,7 +172,8 @@ InputItems = Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSA
 class ResponsesRequest(_Strict):
     """POST /v1/responses. Bounds of what a chat takes as well are checked there."""
 
-    model: Annotated[str, Field(min_length=1, max_length=256)]
+    model: ModelName
+    lora: PartWeights | None = None
     input: Annotated[
         InputItems,
         BeforeValidator(normalized_input, json_schema_input_type=str | InputItems),
@@ -216,6 +218,7 @@ class ResponsesRequest(_Strict):
         """The body of the chat that gives this response."""
         body: Json = {
             "model": self.model,
+            "lora": self.lora,
             "messages": chat_messages(self.instructions, self.input),
             "temperature": self.temperature,
             "top_p": self.top_p,

@@ -1,6 +1,7 @@
 """The checks hold for right kernels, and each kind of mistake breaks the one that it should."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,6 +67,20 @@ def expand_elsewhere(kernel: Any, *arguments: Any) -> None:
     arguments[-1].add_(1e-3)
 
 
+def route_to_the_first(
+    kernel: Any, x: Tensor, pool: Tensor, tables: Any, routed: Any, *rest: Any
+) -> Any:
+    """All experts of a set are its first one."""
+    first = routed.expert_slots[:, :1].expand_as(routed.expert_slots).contiguous()
+    return kernel(x, pool, tables, replace(routed, expert_slots=first), *rest)
+
+
+def route_untold(kernel: Any, x: Tensor, pool: Tensor, tables: Any, routed: Any, *rest: Any) -> Any:
+    """Nothing is added to the usage."""
+    aside = replace(routed, usage=routed.usage.clone())
+    return kernel(x, pool, tables, aside, *rest)
+
+
 def norm_without_sum(kernel: Any, residual: Tensor, delta: Any, *rest: Any) -> Tensor:
     """The stream is left as it was."""
     return kernel(residual.clone(), delta, *rest)
@@ -116,6 +131,8 @@ def attend_without_window(kernel: Any, *arguments: Any) -> Tensor:
         ("expand", expand_twice, "expand"),
         ("expand", expand_without_weights, "expand"),
         ("expand", expand_elsewhere, "expand"),
+        ("shrink_routed", route_to_the_first, "routed"),
+        ("shrink_routed", route_untold, "usage"),
         ("add_rms_norm", norm_without_sum, "add_rms_norm"),
         ("add_rms_norm", norm_of_less, "add_rms_norm"),
         ("silu_mul", silu_of_up, "silu_mul"),

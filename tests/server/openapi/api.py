@@ -12,7 +12,7 @@ from motet.server.openapi.document import document
 
 Json = dict[str, Any]
 
-MODELS = ["tiny", "red"]
+MODELS = ["tiny", "red", "mix"]  # the base model, an adapter, a routed set
 ADAPTERS = ["red", "blue"]
 TO_DELETE = ["new", "red@7"]
 VOCAB_SIZE = 259

@@ -11,7 +11,7 @@ import schemathesis
 from schemathesis.checks import CheckFunction
 from schemathesis.specs.openapi import checks
 
-from tests.server.conftest import write_adapters
+from tests.server.conftest import write_adapters, write_set
 from tests.server.openapi.api import api
 from tests.server.running_server import RunningServer, running_server
 from tests.server.some_keys import bearer
@@ -33,6 +33,7 @@ def server(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """With a key, and with a short context, so that no answer is long."""
     directory = tmp_path_factory.mktemp("conformance")
     adapters = write_adapters(directory / "adapters")
+    write_set(adapters / "mix", {"blue": b"blue"})
     with running_server(
         model_dir,
         directory / "engine.jsonl",
@@ -48,12 +49,14 @@ _MEANINGS = (
     "best_of",
     "input",
     "logit_bias",
-    "lora_name",
+    "lora",
     "name",
     "max_completion_tokens",
     "min_tokens",
     "messages",
+    "return_routing",
     "response_format.json_schema",
+    "source",
     "stream_options",
     "structured_outputs",
     "text.format",

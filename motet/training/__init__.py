@@ -1,0 +1,1 @@
+"""Training routers: gates that choose among adapters, which stay as they are."""
