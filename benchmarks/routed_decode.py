@@ -7,6 +7,7 @@ named for all sequences:
 
 - routed: each token chooses 2 of the 8 in each projection, by gates of random weights
 - routed_alike: all tokens choose the same 2 everywhere
+- routed_all: all tokens choose all 8, the work of a dense product with a mask over the whole bank
 - named_8: two sequences for each of the 8, which reads what `routed` reads, without gates
 - composed_2: two of the 8 named for each sequence, weighted
 - base: no adapter
@@ -131,8 +132,9 @@ def batches() -> dict[str, tuple[LoraPairs | None, RoutedTokens | None]]:
         "named": (pairs([[(seq, 0) for seq in range(NUM_SEQS)]]), None),
         "named_8": (pairs([[(seq, seq // 2) for seq in range(NUM_SEQS)]]), None),
         "composed_2": (pairs([two[:NUM_SEQS], two[NUM_SEQS:]]), None),
-        "routed": (None, routed(RANDOM_ROUTER, has_bias=False)),
-        "routed_alike": (None, routed(BIASED_ROUTER, has_bias=True)),
+        "routed": (None, routed(RANDOM_ROUTER, TOP_K, has_bias=False)),
+        "routed_alike": (None, routed(BIASED_ROUTER, TOP_K, has_bias=True)),
+        "routed_all": (None, routed(RANDOM_ROUTER, NUM_EXPERTS, has_bias=False)),
     }
 
 
@@ -159,10 +161,10 @@ def pairs(rounds: list[list[tuple[int, int]]]) -> LoraPairs:
     )
 
 
-def routed(router: int, *, has_bias: bool) -> RoutedTokens:
+def routed(router: int, top_k: int, *, has_bias: bool) -> RoutedTokens:
     """One set that all tokens use."""
     rule = torch.zeros(1, len(Rule), dtype=torch.int32)
-    rule[0, Rule.TOP_K], rule[0, Rule.HAS_BIAS] = TOP_K, has_bias
+    rule[0, Rule.TOP_K], rule[0, Rule.HAS_BIAS] = top_k, has_bias
     gates = pairs([[(seq, router) for seq in range(NUM_SEQS)]])
     return RoutedTokens(
         gates=replace(gates, max_rank=NUM_EXPERTS + 1),
@@ -171,7 +173,7 @@ def routed(router: int, *, has_bias: bool) -> RoutedTokens:
         rules=rule,
         inverse_temperatures=torch.ones(1),
         thresholds=torch.full((1,), -torch.inf),
-        max_choices=TOP_K,
+        max_choices=top_k,
         max_rank=RANK,
         usage=torch.zeros(NUM_SEQS, NUM_EXPERTS),
     )

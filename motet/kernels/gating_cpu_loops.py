@@ -43,7 +43,7 @@ are fewer, and of their weights, float32 of the same shape."""
 @compiled()
 def num_routed(gates: Pairs) -> Any:
     """How many tokens are routed."""
-    _, _, starts, _, num_segments, _ = gates
+    _, _, starts, _, num_segments, _, _ = gates
     return int64(ints(starts, num_segments + 1)[num_segments])
 
 

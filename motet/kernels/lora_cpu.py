@@ -198,6 +198,7 @@ def pair_addresses(pairs: LoraPairs, longest: int) -> loops.Pairs:
         0 if pairs.siblings is None else pairs.siblings.data_ptr(),
         pairs.num_segments,
         longest,
+        int(len(pairs.rounds) > 1),
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from motet.kernels import gating_cpu_loops, lora_cpu
 from motet.kernels import routing_cpu_loops as loops
 from motet.kernels.lora_cpu import check_tables, pair_addresses, sibling_addresses, table_addresses
-from motet.kernels.types import LoraPairs, LoraTables, Projection, RoutedTokens, Rule
+from motet.kernels.types import LoraPairs, LoraTables, Projection, Round, RoutedTokens, Rule
 
 
 def shrink_routed(
@@ -116,7 +116,8 @@ class RoutedPairs:
         )
 
     def pairs(self, num_segments: int, max_rank: int) -> LoraPairs:
-        """The pairs that have been laid out."""
+        """The pairs that have been laid out; in each segment a token has one at most."""
+        starts = self.segment_starts[:num_segments].tolist()
         num_pairs = int(self.segment_starts[num_segments])
         return LoraPairs(
             tokens=self.tokens[:num_pairs],
@@ -125,6 +126,7 @@ class RoutedPairs:
             segment_starts=self.segment_starts[: num_segments + 1],
             max_rank=max_rank,
             siblings=self.siblings[:num_pairs],
+            rounds=tuple(map(Round, range(num_segments), starts)) or (Round(0, 0),),
         )
 
 

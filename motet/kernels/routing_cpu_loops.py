@@ -98,7 +98,7 @@ def lay_out(gates: Pairs, siblings: Siblings, sets: Sets, choices: Choices, laid
 def laid_pairs(laid: Laid, num_segments: int) -> Any:
     """What `lay_out` left, as `shrink` and `expand` take it."""
     tokens, slots, _, masks, starts, _ = laid
-    return tokens, slots, starts, masks, num_segments, NO_LIMIT
+    return tokens, slots, starts, masks, num_segments, NO_LIMIT, 1
 
 
 @compiled()

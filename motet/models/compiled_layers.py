@@ -32,7 +32,7 @@ from motet.models.weights import DecoderWeights, LayerWeights
 
 _SIBLINGS = (QKV, (Module.O,), GATE_UP, (Module.DOWN,))
 _NO_WINDOW = 2**31  # no context is longer
-_NO_PAIRS = (0,) * 6
+_NO_PAIRS = (0,) * 7
 _NOTHING_ROUTED = (_NO_PAIRS, (0,) * 8, (0, 0), 0, (0, 0), (0, 0), (0,) * 6, (0, 0))
 
 
