@@ -22,13 +22,13 @@ class RoutedSetCheck:
 
     Attributes:
         routed_set: what it holds.
-        num_expert_pages: pages of the pool that its experts and shared adapters take, those of
-            one content once.
+        num_pages: pages of the pool that its gates take, and its experts and shared adapters, those
+            of one content once.
         page_size: KV tokens in a page.
     """
 
     routed_set: RoutedSet
-    num_expert_pages: int
+    num_pages: int
     page_size: int
 
 
@@ -56,7 +56,9 @@ def check_routed_set(
     ]
     routed_set = load_routed_set(resolved, members, shape)
     adapters = {each.digest: each for each in (*routed_set.experts, *routed_set.shared)}
-    num_pages = sum(_num_pages(each, geometry) for each in adapters.values())
+    gates = {key: len(rows) for key, rows in routed_set.gates.items()}
+    num_pages = lay_out_adapter(geometry, gates, has_b=False).num_pages
+    num_pages += sum(_num_pages(each, geometry) for each in adapters.values())
     return RoutedSetCheck(routed_set, num_pages, geometry.page_size)
 
 

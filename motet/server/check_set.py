@@ -31,8 +31,8 @@ def facts_of_set(result: RoutedSetCheck) -> dict[str, str]:
         # Whoever wrote the set wrote this: quoted, it does nothing to a terminal.
         "made for": quote(config.base.name),
         "gates": f"{num_parameters:,} parameters in {len(gates)} projections",
-        "in the pool": f"{result.num_expert_pages} pages of {result.page_size} tokens for its "
-        "experts, and what its gates take",
+        "in the pool": f"{result.num_pages} pages of {result.page_size} tokens, for its gates and "
+        "its experts",
     }
 
 
