@@ -193,8 +193,9 @@ def _check_numbers(
         return
     for key, gates in stored.items():
         if len(gates.weight) > len(experts):
+            path = gate_path(*key, per_block=rule.per_block)
             raise AdapterError(
-                f"The gates {quote(gate_path(*key, rule))} are {len(gates.weight)}, but there are "
+                f"The gates {quote(path)} are {len(gates.weight)}, but there are "
                 f"{len(experts)} experts."
             )
 
@@ -213,8 +214,9 @@ def _check_ranks(
     for key in sorted({*stored, *expert.deltas}):
         num_gates = len(stored[key].weight) if key in stored else 0
         if num_gates != expert.rank(*key):
+            path = gate_path(*key, per_block=rule.per_block)
             raise AdapterError(
-                f"The gates {quote(gate_path(*key, rule))} are {num_gates}, but the expert has "
+                f"The gates {quote(path)} are {num_gates}, but the expert has "
                 f"rank {expert.rank(*key)} there."
             )
 

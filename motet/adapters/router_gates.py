@@ -51,9 +51,9 @@ class StoredGates:
         return torch.cat((weight, row))
 
 
-def gate_path(layer: int, module: Module, rule: RoutingRule) -> str:
+def gate_path(layer: int, module: Module, *, per_block: bool) -> str:
     """The name in `router.safetensors` of a layer's gates, up to `.weight` or `.bias`."""
-    place = "mlp" if rule.per_block else MODULE_PATHS[module]
+    place = "mlp" if per_block else MODULE_PATHS[module]
     return f"layers.{layer}.{place}.gate"
 
 
@@ -79,7 +79,7 @@ def stored_gates(
     for name in sorted(tensors):
         match = _KEY.fullmatch(name)
         if match is None or match[2] not in places:
-            example = gate_path(0, Module.Q, rule)
+            example = gate_path(0, Module.Q, per_block=rule.per_block)
             raise AdapterError(
                 f"The tensor {quote(name)} of {ROUTER_WEIGHTS_NAME} is not known here. Expected "
                 f"names like {example}.weight, with {' or '.join(places)}.",
@@ -95,7 +95,7 @@ def stored_gates(
         named.setdefault((layer, places[match[2]]), {})[match[3]] = tensors[name]
     gates = {}
     for key, parts in sorted(named.items()):
-        path = gate_path(*key, rule)
+        path = gate_path(*key, per_block=rule.per_block)
         weight, bias = parts.get("weight"), parts.get("bias")
         if weight is None or (bias is not None) != rule.has_bias:
             kinds = "a weight and a bias" if rule.has_bias else "a weight alone"

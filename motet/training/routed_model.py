@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, one_hot
 
 from motet.adapters.peft_targets import MODULE_PATHS
+from motet.adapters.router_gates import gate_path
 from motet.core.routing import RoutingRule, Score, Share
 from motet.core.shape import Module
 from motet.training.encoding import Batch
@@ -27,7 +28,7 @@ from motet.training.experts import Bank, Experts
 
 def gate_name(layer: int, module: Module) -> str:
     """A gate's name in `router.safetensors`."""
-    return f"layers.{layer}.{MODULE_PATHS[module]}.gate.weight"
+    return f"{gate_path(layer, module, per_block=False)}.weight"
 
 
 def scores(products: Tensor, rule: RoutingRule) -> Tensor:

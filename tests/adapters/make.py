@@ -117,6 +117,26 @@ def write_lora(directory: Path, shape: ModelShape = TINY, spec: AdapterSpec | No
     return write_files(directory, lora_config(spec), random_tensors(shape, spec))
 
 
+def write_base_config(directory: Path) -> Path:
+    """A model directory of TINY without weights: checks and conversions read its sizes alone."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": TINY.hidden_size,
+        "intermediate_size": TINY.intermediate_size,
+        "num_hidden_layers": TINY.num_layers,
+        "num_attention_heads": TINY.num_heads,
+        "num_key_value_heads": TINY.num_kv_heads,
+        "head_dim": TINY.head_dim,
+        "vocab_size": TINY.vocab_size,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+    }
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
 def tiny_llama(shape: ModelShape = TINY, seed: int = 0) -> "LlamaForCausalLM":
     """A random transformers Llama of this shape, float32, on the CPU."""
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -1,6 +1,5 @@
 """`motet check`: what it says of an adapter, and its exit status."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,30 +8,13 @@ from typer.testing import CliRunner
 from motet.core.shape import Module
 from motet.memory.geometry import PageGeometry, lay_out_adapter
 from motet.server.cli import app
-from tests.adapters.make import TINY, AdapterSpec, write_lora
+from tests.adapters.make import TINY, AdapterSpec, write_base_config, write_lora
 from tests.adapters.make_routed import BY_RANK, METHOD_FIELDS, write_set
 
 
 @pytest.fixture
 def base_dir(tmp_path: Path) -> Path:
-    """A model directory with a config: no weights are needed to check an adapter."""
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": TINY.hidden_size,
-        "intermediate_size": TINY.intermediate_size,
-        "num_hidden_layers": TINY.num_layers,
-        "num_attention_heads": TINY.num_heads,
-        "num_key_value_heads": TINY.num_kv_heads,
-        "head_dim": TINY.head_dim,
-        "vocab_size": TINY.vocab_size,
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
-    }
-    directory = tmp_path / "base"
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(config))
-    return directory
+    return write_base_config(tmp_path / "base")
 
 
 def check(directory: Path, base_dir: Path, *more: str) -> tuple[int, str]:

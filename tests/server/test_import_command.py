@@ -1,6 +1,5 @@
 """`motet import-router`: what it makes, what it says, and its exit status."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,29 +10,12 @@ from motet.adapters.router_config import read_router_config
 from motet.server.cli import app
 from motet.server.import_command import Layout
 from tests.adapters.importing.published import TASKS, write_meteora, write_mixlora
-from tests.adapters.make import TINY
+from tests.adapters.make import write_base_config
 
 
 @pytest.fixture
 def base_dir(tmp_path: Path) -> Path:
-    """A model directory with a config: no weights are needed to convert a router."""
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": TINY.hidden_size,
-        "intermediate_size": TINY.intermediate_size,
-        "num_hidden_layers": TINY.num_layers,
-        "num_attention_heads": TINY.num_heads,
-        "num_key_value_heads": TINY.num_kv_heads,
-        "head_dim": TINY.head_dim,
-        "vocab_size": TINY.vocab_size,
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
-    }
-    directory = tmp_path / "base"
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(config))
-    return directory
+    return write_base_config(tmp_path / "base")
 
 
 def run(*arguments: object) -> tuple[int, str]:
