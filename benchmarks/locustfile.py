@@ -26,8 +26,8 @@ from locust.env import Environment
 # `locust -f` makes this file's folder importable, not the one above it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.sse import Stream, StreamError, read_stream
 from benchmarks.workload import Mix, make_mix, parse_weights
+from motet.bench.sse import Stream, StreamError, read_stream
 
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 120

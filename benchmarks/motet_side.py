@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Self
 
 from benchmarks.server_process import MOTET_SERVE, ServerProcess
-from benchmarks.sse import Stream, read_stream
 from benchmarks.work import Outcome, Round
+from motet.bench.sse import Stream, read_stream
 
 
 class MotetSide:

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
-from benchmarks.sse import Stream, StreamError, StreamReader
+from motet.bench.sse import Stream, StreamError, StreamReader
 
 ResultT = TypeVar("ResultT")
 

@@ -16,7 +16,8 @@ PACKAGE = ROOT / "motet"
 
 # ARCHITECTURE: imports run downward only. A part may always import itself.
 ALLOWED = {
-    "server": {"engine", "scheduler", "memory", "adapters", "training", "core"},
+    "server": {"engine", "scheduler", "memory", "adapters", "training", "bench", "core"},
+    "bench": {"core"},
     "training": {"adapters", "models", "core"},
     "engine": {"scheduler", "memory", "adapters", "models", "kernels", "core"},
     "scheduler": {"memory", "core"},

@@ -14,7 +14,7 @@ from benchmarks.many_adapters.lab import Lab
 from benchmarks.many_adapters.plan import S1
 from benchmarks.open_loop import Completion, TimedCompletion, play
 from benchmarks.server_process import ServerProcess
-from benchmarks.sse import Stream
+from motet.bench.sse import Stream
 
 _NUM_OUTPUT_TOKENS = 2
 

@@ -26,6 +26,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         prefix_cache: keep the KV of computed tokens for requests that begin alike.
         cuda_graphs: on a GPU, replay decode steps from captured graphs.
         eviction_policy: "saving" (`memory/eviction.py`), or "lru" for comparison.
+        policy: who is served first: a name of `scheduler/policies/choose.py`, or several with "+".
+        ttft_slo_s: within how long a first token should come, for the policy "slo".
+        num_cluster_adapters: adapters that a batch should have at most, for the policy "cluster".
         static_adapter_pages: pages that only adapters may take, the others being for KV alone;
             None is one pool for both. It is for measuring what one pool is worth.
         page_size: KV tokens in a page; None is the least power of two, from 16 up, whose page
@@ -49,6 +52,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefix_cache: bool = True
     cuda_graphs: bool = True
     eviction_policy: Literal["saving", "lru"] = "saving"
+    policy: str = "fcfs"
+    ttft_slo_s: float = 6.0
+    num_cluster_adapters: int = 8
     static_adapter_pages: int | None = None
     page_size: int | None = None
     max_model_len: int | None = None

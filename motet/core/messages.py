@@ -26,22 +26,26 @@ class AddRequest(msgspec.Struct, tag=True, frozen=True):
     Attributes:
         digest: the content of the adapter, of the routed set, or of the composition; None is the
             base model.
-        tenant: whose prefix cache it reads and fills; requests of one tenant share, others never
-            do. None is a tenant like any other.
+        prefix_scope: whose prefix cache it reads and fills; requests of one scope share, others
+            never do. None is a scope like any other.
         priority: waiting requests of a lower number come first; those of one number by arrival.
         parts: of a composition, in any order: plain adapters, each once. Without any, `digest` is
             that of one adapter or routed set.
         returns_routing: of a routed set, tell with each token which experts it came from.
+        tenant: who pays for it, for policies that are fair; None is a tenant like any other.
+        weight: the tenant's share relative to others; positive.
     """
 
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
     digest: str | None
-    tenant: str | None = None
+    prefix_scope: str | None = None
     priority: int = 0
     parts: list[WeightedAdapter] = []
     returns_routing: bool = False
+    tenant: str | None = None
+    weight: float = 1.0
 
 
 class AbortRequest(msgspec.Struct, tag=True, frozen=True):
@@ -200,11 +204,16 @@ class StepOutput(msgspec.Struct, tag=True, frozen=True):
 
 
 class RequestFailed(msgspec.Struct, tag=True, frozen=True):
-    """A request ended with an error; nothing of it is left in the engine."""
+    """A request ended with an error; nothing of it is left in the engine.
+
+    Attributes:
+        retry_after_s: when it may be worth another try; None if the error does not pass by itself.
+    """
 
     request_id: str
     code: str
     message: str
+    retry_after_s: float | None = None
 
 
 class RoutedSetInfo(msgspec.Struct, frozen=True):
@@ -285,6 +294,7 @@ class EngineStats(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     num_running: int
     num_waiting: int
     num_preemptions: int
+    num_refusals: int  # requests that the scheduling policy gave up
     num_steps: int
     num_prompt_tokens: int
     num_output_tokens: int

@@ -37,7 +37,7 @@ from motet.engine.grammar_compiler import GrammarCompiler, under_grammar
 from motet.engine.report import StepCounts, memory_report, stats
 from motet.memory.eviction import Kind, PageCosts
 from motet.memory.unified import UnifiedMemory
-from motet.scheduler.scheduler import Scheduler
+from motet.scheduler.scheduler import Plan, Scheduler
 from motet.scheduler.sequence import Batch, BatchLogprobs, Routing
 
 # A step tells what a token costs if it has at least this many for each of its sequences: then
@@ -155,6 +155,7 @@ class Engine:
         plan = self._scheduler.schedule()
         self._adapters.share_cores(is_stepping=bool(plan.batch.chunks))
         self._adapters.start(plan)
+        self._refuse(plan)
         self._in_flight = self._launch(plan.batch) if plan.batch.chunks else None
         has_work = before is not None or self._in_flight is not None
         if before is not None:
@@ -205,11 +206,12 @@ class Engine:
                 f"the model takes {self._max_model_len}",
             )
             return
-        if not self._scheduler.fits(request):
+        if not self._scheduler.capacity.fits(request):
+            num_pages_needed = self._scheduler.capacity.num_pages_needed(request)
             self._fail(
                 request.request_id,
                 "pool_too_small",
-                f"the request needs {self._scheduler.num_pages_needed(request)} pages with its "
+                f"the request needs {num_pages_needed} pages with its "
                 f"adapters; the pool has {self._memory.pool.num_pages}, of which pinned adapters "
                 f"keep {self._memory.residency.num_pinned_pages}",
             )
@@ -221,6 +223,16 @@ class Engine:
         else:
             guide = self._grammars.guide(request.request_id, grammar)
             self._scheduler.add(under_grammar(request), guide)
+
+    def _refuse(self, plan: Plan) -> None:
+        """Tell those whom the policy gave up."""
+        for refusal in plan.refusals:
+            request_id = refusal.request.request_id
+            self._send(
+                RequestFailed(request_id, "overloaded", refusal.reason, refusal.retry_after_s)
+            )
+        if plan.refusals:
+            self._adapters.drop_drained()
 
     def _take_grammars(self) -> None:
         """Let go of requests whose grammars cannot be compiled; the others may run now."""

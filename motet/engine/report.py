@@ -53,6 +53,7 @@ def stats(
         num_running=scheduler.num_running,
         num_waiting=scheduler.num_waiting,
         num_preemptions=scheduler.num_preemptions,
+        num_refusals=scheduler.num_refusals,
         num_steps=counts.num_steps,
         num_prompt_tokens=counts.num_prompt_tokens,
         num_output_tokens=counts.num_output_tokens,

@@ -3,21 +3,20 @@
 Owns: the waiting queue, the running list, admission, chunked prefill, preemption.
 Does not know: tensors, models, sockets. It is tested without an engine.
 
-First come, first served. A step takes the running sequences first (a decode takes one token, a
-prefill what is left of the step's token budget), then admits waiting ones while there is room.
-A sequence whose adapters are still being read or copied is passed over, and so is one whose grammar
-is still being compiled; one that finds no pages holds back those behind it, so that a large request
-is not starved by small ones. A composition or a routed set is one unit: its sequence runs when all
-its adapters are there, and they stay until it ends. When the pages of the running sequences outgrow
-the pool, the last in line is preempted. What it computed stays in the prefix cache as long as
-nobody needs the pages, so it comes back cheaply.
+A step takes the running sequences first (a decode takes one token, a prefill what is left of the
+step's token budget), then admits waiting ones while there is room, in the order of the line
+(`line.py`), which a policy decides (`policy.py`). A sequence whose adapters are still being read or
+copied is passed over, and so is one whose grammar is still being compiled; one that finds no pages
+holds back those behind it, so that a large request is not starved by small ones. A composition or a
+routed set is one unit: its sequence runs when all its adapters are there, and they stay until it
+ends. When the pages of the running sequences outgrow the pool, the last in line is preempted. What
+it computed stays in the prefix cache as long as nobody needs the pages, so it comes back cheaply.
 
-Priorities change the line and nothing else: it is by priority, a lower number first, and then by
-arrival. A sequence keeps its place as long as it lives, waiting or running, so the line says who is
-admitted next, who goes first in a step, who is preempted, and whose adapters may be evicted for
-whom. Nobody who runs is sent back to make room for one who waits. Nothing ages either: a request
-waits for as long as requests of lower numbers keep coming, and whoever gives numbers has to weigh
-that.
+Priorities come before the policy: lower numbers are called first. A sequence keeps the place it was
+called to as long as it lives, waiting or running, so the line says who is admitted next, who goes
+first in a step, who is preempted, and whose adapters may be evicted for whom. Nobody who runs is
+sent back to make room for one who waits. No priority ages: a request waits for as long as requests
+of lower numbers keep coming, and whoever gives numbers has to weigh that.
 
 A step may be scheduled while the one before it is in flight. Then the tokens that this one samples
 are not known: a sequence that ends with such a token is computed once too often, and that result is
@@ -25,18 +24,22 @@ thrown away. Its pages are free at once, since the device does what it is given 
 """
 
 import time
-from bisect import insort
+from collections import Counter
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
-from itertools import takewhile
-from operator import attrgetter
+from dataclasses import dataclass, field
 
 from motet.core.messages import AddRequest, TokenLogprobs, TokenOutput
-from motet.memory.members import Members, member_slots
-from motet.memory.page_pool import ADAPTER, KV, PoolCorruptionError
+from motet.memory.members import Members
+from motet.memory.page_pool import KV, PoolCorruptionError
 from motet.memory.residency import Placement
 from motet.memory.unified import UnifiedMemory
+from motet.scheduler.admission import Admission
+from motet.scheduler.capacity import Capacity
+from motet.scheduler.line import WaitingLine
 from motet.scheduler.lookahead import AdapterLookahead
+from motet.scheduler.policies.fcfs import Fcfs
+from motet.scheduler.policy import PolicyFactory, QueuedRequest, Refusal
 from motet.scheduler.sequence import (
     NO_LOGPROBS,
     NO_ROUTING,
@@ -49,12 +52,6 @@ from motet.scheduler.sequence import (
 )
 from motet.scheduler.sequence_pages import SequencePages
 
-# Waiting sequences, beyond those that may run at once, whose adapters are copied to the device: a
-# copy takes about a step, and this many ends of sequences in one step are rare.
-LOOKAHEAD_SEQUENCES = 4
-
-_place = attrgetter("place")
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -64,11 +61,13 @@ class Plan:
         batch: what to compute.
         reads: adapters to read from disk into host memory, by digest.
         copies: adapters to copy from host memory to the device.
+        refusals: requests that have been forgotten, for the policy gave them up.
     """
 
     batch: Batch
     reads: list[str]
     copies: list[Placement]
+    refusals: list[Refusal] = field(default_factory=list)
 
 
 class Scheduler:
@@ -79,11 +78,15 @@ class Scheduler:
         max_step_tokens: tokens that one step computes at most.
         max_running: sequences that run at once at most.
         keeps_prefixes: have the prefix cache keep what is computed.
+        make_policy: makes the policy of each priority.
+        clock: the time [s]; it never goes back.
 
     Attributes:
         pages: the sequences' pages.
+        capacity: what could ever run.
         num_preemptions, num_adapter_hits, num_adapter_misses: since the start; a hit is a queued
             request whose adapters were all on the device.
+        num_refusals: requests that the policy gave up, since the start.
     """
 
     def __init__(
@@ -93,26 +96,35 @@ class Scheduler:
         max_step_tokens: int,
         max_running: int,
         keeps_prefixes: bool = True,
+        make_policy: PolicyFactory = Fcfs,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = memory.pool
         self._residency = memory.residency
         self._reclaimer = memory.reclaimer
         self._geometry = memory.geometry
-        self._policy = memory.policy
-        self._lookahead = AdapterLookahead(memory)
-        self.pages = SequencePages(memory, max_running=max_running, keeps_prefixes=keeps_prefixes)
+        self._eviction = memory.policy
+        self._clock = clock
         self._max_step_tokens = max_step_tokens
-        self._max_running = max_running
-        self._waiting: list[Sequence] = []  # by place in line
+        self._lookahead = AdapterLookahead(memory)
+        self._line = WaitingLine(make_policy)
         self._running: list[Sequence] = []  # by place in line
+        self._live: dict[str, Sequence] = {}  # by request id: all that wait or run
+        self._num_users: Counter[str] = Counter()  # by digest: those of them that use it
+        self.pages = SequencePages(memory, max_running=max_running, keeps_prefixes=keeps_prefixes)
+        self.capacity = Capacity(memory)
+        self._admission = Admission(
+            memory, self.pages, self._line, self._running, self._lookahead, max_running, clock
+        )
         self._num_arrived = 0
         self.num_preemptions = 0
         self.num_adapter_hits = 0
         self.num_adapter_misses = 0
+        self.num_refusals = 0
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._line)
 
     @property
     def num_running(self) -> int:
@@ -130,35 +142,15 @@ class Scheduler:
 
     def waiting_adapters(self) -> set[str]:
         """Digests that waiting sequences will use, likewise."""
-        return {digest for seq in self._waiting for digest in seq.adapters}
+        return {digest for seq in self._line for digest in seq.adapters}
 
     def uses_adapter(self, digest: str) -> bool:
         """Whether a sequence, running or waiting, uses this adapter or set."""
-        return any(digest in seq.adapters for seq in (*self._running, *self._waiting))
-
-    def num_pages_needed(self, request: AddRequest) -> int:
-        """Pages that a request takes at its longest, its adapters' included."""
-        num_adapter_pages = sum(map(self._residency.num_pages, self._adapters(request)))
-        return self._num_kv_pages_needed(request) + num_adapter_pages
-
-    def fits(self, request: AddRequest) -> bool:
-        """Whether a request could run if nothing else did; pinned adapters stay."""
-        return self._fits(self._num_kv_pages_needed(request), self._adapters(request), ())
+        return self._num_users[digest] > 0
 
     def may_pin(self, digest: str) -> bool:
-        """Whether an adapter or a whole set can be pinned.
-
-        It can if half of the pool is left, and room for each of the requests there are.
-        """
-        adapters = self._residency.adapters(digest)
-        pinned = {*self._residency.pinned(), *adapters}
-        num_pinned = sum(self._residency.num_pages(each) for each in pinned)
-        if 2 * num_pinned > self._pool.capacity(ADAPTER):
-            return False
-        return all(
-            self._fits(self._geometry.num_kv_pages(seq.max_num_tokens), seq.adapters, adapters)
-            for seq in (*self._running, *self._waiting)
-        )
+        """See `Capacity.may_pin`."""
+        return self.capacity.may_pin(digest, self._live.values())
 
     def add(self, request: AddRequest, guide: Guide | None = None) -> None:
         """Queue a request. Its adapters must be known, and it must fit in the empty pool.
@@ -167,47 +159,60 @@ class Scheduler:
             request: the request.
             guide: follows its grammar; None if it has none.
         """
-        assert self.fits(request)
-        self._policy.tick()
+        assert self.capacity.fits(request)
+        self._eviction.tick()
+        adapters = tuple(self.capacity.adapters(request))
+        num_adapter_pages = sum(map(self._residency.num_pages, adapters))
         seq = Sequence(
             request_id=request.request_id,
             prompt_token_ids=request.prompt_token_ids,
             sampling=request.sampling,
             digest=request.digest,
-            tenant=request.tenant,
-            arrival=self._num_arrived,
-            priority=request.priority,
-            queued_s=time.monotonic(),
+            prefix_scope=request.prefix_scope,
+            queued=QueuedRequest(
+                request_id=request.request_id,
+                arrival=self._num_arrived,
+                queued_s=self._clock(),
+                priority=request.priority,
+                tenant=request.tenant,
+                weight=request.weight,
+                adapters=adapters,
+                num_adapter_tokens=num_adapter_pages * self._geometry.page_size,
+                num_prompt_tokens=len(request.prompt_token_ids),
+                max_output_tokens=request.sampling.max_tokens,
+            ),
             guide=guide,
             members=self._members(request),
             returns_routing=request.returns_routing,
         )
-        for digest in seq.adapters:
+        for digest in adapters:
             self._residency.want(digest)
-        if seq.adapters and self._has_adapters(seq):
+        if adapters and self._admission.has_adapters(seq):
             self.num_adapter_hits += 1
-        elif seq.adapters:
+        elif adapters:
             self.num_adapter_misses += 1
-        insort(self._waiting, seq, key=_place)
         self._num_arrived += 1
+        self._live[seq.request_id] = seq
+        self._num_users.update(adapters)
+        self._line.add(seq)
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free what it holds. False if there is none of that id."""
-        for seq in self._running:
-            if seq.request_id == request_id:
-                self._end(seq)
-                return True
-        for seq in self._waiting:
-            if seq.request_id == request_id:
-                self._waiting.remove(seq)
-                return True
-        return False
+        seq = self._live.get(request_id)
+        if seq is None:
+            return False
+        if seq.row is None:
+            self._leave_line(seq)
+        else:
+            self._end(seq)
+        return True
 
     def abort_adapter(self, digest: str) -> list[str]:
         """Forget all waiting requests of an adapter that could not be brought in; their ids."""
-        aborted = [seq.request_id for seq in self._waiting if digest in seq.adapters]
-        self._waiting = [seq for seq in self._waiting if digest not in seq.adapters]
-        return aborted
+        aborted = [seq for seq in self._line if digest in seq.adapters]
+        for seq in aborted:
+            self._leave_line(seq)
+        return [seq.request_id for seq in aborted]
 
     @property
     def may_run_ahead(self) -> bool:
@@ -221,17 +226,18 @@ class Scheduler:
         if any(seq.sampling.has_penalties or seq.guide is not None for seq in self._running):
             return False
         # Each sequence may need a page, and the last in line may evict least.
-        protected = self._ahead(self._running[-1])
+        protected = self._line.adapters_ahead(self._running[-1])
         return self._reclaimer.num_reclaimable(KV, protected) >= len(self._running)
 
     def schedule(self) -> Plan:
         """The next batch, and the reads and copies to start beside it."""
         chunks: list[ScheduledChunk] = []
         self._lookahead.begin_step()
+        refusals = self._refuse()
         budget = self._schedule_running(chunks)
-        self._bring_in_pinned()
-        self._admit(chunks, budget)
-        return Plan(Batch(chunks), self._lookahead.reads, self._lookahead.copies)
+        self._admission.bring_in_pinned()
+        self._admission.admit(chunks, budget)
+        return Plan(Batch(chunks), self._lookahead.reads, self._lookahead.copies, refusals)
 
     def commit(
         self,
@@ -248,6 +254,7 @@ class Scheduler:
         "grammar_error". What was computed of sequences that have ended meanwhile is thrown away.
         """
         outputs = []
+        now_s = self._clock()
         sampled = iter(tokens)
         for chunk in batch.chunks:
             seq = chunk.sequence
@@ -267,6 +274,7 @@ class Scheduler:
             if seq in logprobs.prompts:
                 seq.keep_prompt_logprobs(chunk.start, logprobs.prompts[seq])
             if token is not None:
+                self._line.count_output(seq, 1, now_s)
                 outputs.append(self._append(seq, token, logprobs, routing))
             elif chunk.ends_prompt_only:
                 outputs.append(self._end_prompt_only(seq))
@@ -315,91 +323,21 @@ class Scheduler:
         """
         num_tokens = seq.num_scheduled_tokens + 1
         while seq.pages and self.pages.num_missing(seq, num_tokens) > 0:
-            if self.pages.grow(seq, num_tokens, self._ahead(seq), self._wanted()):
+            if self.pages.grow(
+                seq, num_tokens, self._line.adapters_ahead(seq), self._admission.wanted()
+            ):
                 break
             self._preempt(self._running[-1])
         return bool(seq.pages)
 
-    def _admit(self, chunks: list[ScheduledChunk], budget: int) -> None:
-        """Admit waiting sequences by place in line, and bring in what the others wait for."""
-        wanted = self._wanted()
-        ahead: set[str] = set()  # adapters of this and earlier waiting sequences: they stay
-        num_passed = 0  # sequences that stay in the queue for now
-        num_kv_pages = len(self._running)  # what these, and the growth of the others, will take
-        for seq in list(self._waiting):
-            ahead.update(seq.adapters)
-            may_run = budget > 0 and len(self._running) < self._max_running
-            if may_run and self._is_ready(seq):
-                if not self._start(seq, ahead, wanted):
-                    return
-                chunk = seq.schedule(min(budget, seq.num_unscheduled_tokens))
-                chunks.append(chunk)
-                budget -= chunk.num_new_tokens
-                continue
-            comes_next = len(self._running) + num_passed < self._max_running + LOOKAHEAD_SEQUENCES
-            if not (may_run or comes_next or self._lookahead.may_read):
-                return
-            num_kv_pages += self._geometry.num_kv_pages(seq.num_tokens)
-            if not self._has_adapters(seq):
-                # The first in line leaves nothing for others: they are behind it.
-                num_left = num_kv_pages if num_passed else 0
-                if not self._lookahead.bring_in(
-                    seq.adapters,
-                    num_left,
-                    ahead,
-                    wanted,
-                    may_copy=comes_next,
-                    may_move=num_passed == 0,
-                ):
-                    return
-            num_passed += 1
-
-    def _is_ready(self, seq: Sequence) -> bool:
-        return self._has_adapters(seq) and (seq.guide is None or seq.guide.is_ready)
-
-    def _has_adapters(self, seq: Sequence) -> bool:
-        return all(map(self._residency.is_resident, seq.adapters))
-
-    def _start(self, seq: Sequence, ahead: set[str], wanted: list[str]) -> bool:
-        """Give a waiting sequence its pages and have it run. False if there is no room."""
-        # One that was preempted returns when the others have room to grow again.
-        num_spare = len(self._running) if seq.num_preemptions else 0
-        if not self.pages.start(seq, num_spare, ahead, wanted):
-            return False
-        self._take_adapters(seq)
-        if seq.queue_s is None:
-            seq.queue_s = time.monotonic() - seq.queued_s
-        self._waiting.remove(seq)
-        insort(self._running, seq, key=_place)
-        return True
-
-    def _take_adapters(self, seq: Sequence) -> None:
-        """Have all that it uses stay, and note where that is."""
-        for digest in seq.adapters:
-            self._residency.acquire(digest)
-        slots = {digest: self._residency.slot(digest) for digest in seq.adapters}
-        if seq.members is None:
-            seq.slot = next(iter(slots.values()), None)
-        else:
-            seq.member_slots = member_slots(seq.members, slots)
-            seq.slot = next((slot for slot, _ in seq.member_slots.fixed), None)
-
-    def _bring_in_pinned(self) -> None:
-        """Start what brings pinned adapters to the device that are not there."""
-        for digest in self._residency.pinned():
-            if not self._residency.is_resident(digest):
-                self._lookahead.bring_in([digest], 0, {digest}, self._wanted(), may_copy=True)
-
-    def _ahead(self, seq: Sequence) -> set[str]:
-        """Adapters that it may not evict: its own, and those that sequences before it wait with."""
-        place = seq.place
-        before = takewhile(lambda other: other.place <= place, self._waiting)
-        return {digest for other in before for digest in other.adapters}
-
-    def _wanted(self) -> list[str]:
-        """Adapters of the sequences that come next, the soonest first."""
-        window = self._waiting[: self._max_running + LOOKAHEAD_SEQUENCES]
-        return list(dict.fromkeys(digest for seq in window for digest in seq.adapters))
+    def _refuse(self) -> list[Refusal]:
+        """Forget what the policy gives up."""
+        refusals = []
+        for seq, refusal in self._line.refusals(self._clock()):
+            self._leave_line(seq)
+            refusals.append(refusal)
+        self.num_refusals += len(refusals)
+        return refusals
 
     def _members(self, request: AddRequest) -> Members | None:
         """What its composition or routed set consists of; None if it has neither."""
@@ -407,29 +345,22 @@ class Scheduler:
             return Members(tuple(request.parts))
         return None if request.digest is None else self._residency.members(request.digest)
 
-    def _adapters(self, request: AddRequest) -> SequenceOf[str]:
-        """All that it needs on the device, each once."""
-        if request.parts:
-            return [part.digest for part in request.parts]
-        return () if request.digest is None else self._residency.adapters(request.digest)
-
-    def _num_kv_pages_needed(self, request: AddRequest) -> int:
-        num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
-        return self._geometry.num_kv_pages(num_tokens)
-
-    def _fits(self, num_kv_pages: int, adapters: SequenceOf[str], pinned: SequenceOf[str]) -> bool:
-        """Whether this is there besides what is pinned, with `pinned` in addition."""
-        kept = {*self._residency.pinned(), *pinned, *adapters}
-        num_adapter_pages = sum(self._residency.num_pages(each) for each in kept)
-        if self._pool.is_partitioned:
-            return num_kv_pages <= self._pool.capacity(
-                KV
-            ) and num_adapter_pages <= self._pool.capacity(ADAPTER)
-        return num_kv_pages + num_adapter_pages <= self._pool.num_pages
-
     def _end(self, seq: Sequence, *, is_good: bool = True) -> None:
-        seq.is_over = True
         self._stop_running(seq, is_good=is_good)
+        self._line.end(seq)
+        self._forget(seq)
+
+    def _leave_line(self, seq: Sequence) -> None:
+        self._line.remove(seq)
+        self._forget(seq)
+
+    def _forget(self, seq: Sequence) -> None:
+        seq.is_over = True
+        del self._live[seq.request_id]
+        self._num_users.subtract(seq.adapters)
+        for digest in seq.adapters:
+            if self._num_users[digest] == 0:
+                del self._num_users[digest]
 
     def _stop_running(self, seq: Sequence, *, is_good: bool = True) -> None:
         self._running.remove(seq)
@@ -442,7 +373,7 @@ class Scheduler:
         assert seq.num_scheduled_tokens == seq.num_computed_tokens, "a step in flight computes it"
         self._stop_running(seq)
         seq.num_preemptions += 1
-        insort(self._waiting, seq, key=_place)
+        self._line.put_back(seq)
         self.num_preemptions += 1
 
     def check(self) -> None:
@@ -453,7 +384,7 @@ class Scheduler:
         """
         self._pool.check()
         self.pages.check(self._running)
-        if any(seq.pages for seq in self._waiting):
+        if any(seq.pages for seq in self._line):
             raise PoolCorruptionError("a waiting sequence holds pages")
 
 

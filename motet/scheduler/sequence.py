@@ -18,6 +18,7 @@ from motet.core.sampling import SamplingParams
 from motet.memory.members import Members, MemberSlots
 from motet.memory.page_pool import KV
 from motet.memory.prefix_cache import PrefixPage, Scope
+from motet.scheduler.policy import QueuedRequest
 
 
 class Guide(Protocol):
@@ -53,9 +54,8 @@ class Sequence:
         sampling: how its tokens are chosen.
         digest: the adapter, composition or routed set it runs with, kept to the end; None is the
             base model.
-        tenant: whose prefix cache it uses.
-        arrival: order of arrival; a preempted sequence keeps it.
-        priority: those of a lower number come first.
+        prefix_scope: whose prefix cache it uses.
+        queued: what the policy sees of it.
         guide: follows its output along its grammar, through preemptions too; None is free text.
         members: what a composition or routed set consists of; None for a sequence of one adapter
             or none.
@@ -73,13 +73,13 @@ class Sequence:
         kept: the first of these, as the prefix cache knows them; the others are its own.
         num_cached_tokens: prompt tokens that it found in the prefix cache when it first ran.
         num_preemptions: how often it was sent back to the queue.
-        queued_s: when it was queued, in monotonic time.
         queue_s: how long it waited until it first ran; None until then.
         prompt_logprobs: of the prompt's tokens from the second on, as far as they are known. They
             stay when it is preempted, and go with the first output. None, if they were not asked
             for or are gone.
         adapters: digests of all that has to be on the device while it runs, each once.
-        place: where it stands among those that wait and among those that run; the least is first.
+        place: where it stands among those that wait and among those that run, priority first; the
+            least comes first. It has none until it is called.
         is_plainly_greedy: see `SamplingParams`, where it is worked out anew each time.
     """
 
@@ -87,9 +87,8 @@ class Sequence:
     prompt_token_ids: list[int]
     sampling: SamplingParams
     digest: str | None
-    tenant: str | None
-    arrival: int
-    priority: int = 0
+    prefix_scope: str | None
+    queued: QueuedRequest
     guide: Guide | None = None
     members: Members | None = None
     returns_routing: bool = False
@@ -105,7 +104,6 @@ class Sequence:
     kept: list[PrefixPage] = field(default_factory=list)
     num_cached_tokens: int | None = None
     num_preemptions: int = 0
-    queued_s: float = 0.0
     queue_s: float | None = None
     prompt_logprobs: list[TokenLogprobs] | None = field(init=False)
     adapters: tuple[str, ...] = field(init=False)
@@ -119,7 +117,6 @@ class Sequence:
         self.max_num_tokens = self.num_tokens + self.sampling.max_tokens
         self.prompt_logprobs = None if self.sampling.num_prompt_logprobs is None else []
         self.adapters = _adapters(self.digest, self.members)
-        self.place = (self.priority, self.arrival)
         self.is_plainly_greedy = self.sampling.is_plainly_greedy
 
     @property
@@ -156,7 +153,7 @@ class Sequence:
     @property
     def scope(self) -> Scope:
         """Which part of the prefix cache it uses."""
-        return self.tenant, self.digest
+        return self.prefix_scope, self.digest
 
     @property
     def parts(self) -> SequenceOf[str]:

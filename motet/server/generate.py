@@ -263,6 +263,7 @@ def start_generation(
                     params.priority,
                     list(served.parts),
                     params.return_routing,
+                    tenant=context.principal.tenant,
                 )
             )
     stream, reservation = _submit(services, requests, num_prompt_tokens, context)

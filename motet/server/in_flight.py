@@ -35,6 +35,7 @@ from motet.core.messages import (
     ToEngine,
     UnpinAdapter,
 )
+from motet.server.errors import RetryLaterError
 from motet.server.first_token_queue import FirstTokenQueue
 from motet.server.token_stream import TokenStream
 
@@ -91,8 +92,7 @@ class InFlight:
                         stream.push(output)
             case RequestFailed():
                 if stream := self.streams.get(message.request_id):
-                    error = MotetError(message.message, code=message.code)
-                    stream.fail(message.request_id, error)
+                    stream.fail(message.request_id, _failure(message))
             case EngineReady() | EngineFailed():
                 _log.warning("unexpected message from the engine", kind=type(message).__name__)
             case _:
@@ -118,6 +118,13 @@ class InFlight:
             operation.answer.set_exception(AdapterError(message.message, code=message.code))
         else:
             operation.answer.set_result(message)
+
+
+def _failure(message: RequestFailed) -> MotetError:
+    """Why a request failed, as its client is told."""
+    if message.retry_after_s is None:
+        return MotetError(message.message, code=message.code)
+    return RetryLaterError(message.message, code=message.code, retry_after_s=message.retry_after_s)
 
 
 def _undoing(question: Question, answer: Answer) -> ToEngine | None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.open_loop import Answer, Completion
 from benchmarks.reload import NAME, Phase, Plan, report
-from benchmarks.sse import Stream
+from motet.bench.sse import Stream
 
 PROMPTS = [[1, 2], [3, 4]]
 EXPECTED = [["one a", "one b"], ["two a", "two b"]]

@@ -13,8 +13,8 @@ from benchmarks.routing_accuracy import Accuracy
 from benchmarks.routing_mixed import mixed_bodies
 from benchmarks.routing_questions import Message, Messages, Question, read_messages
 from benchmarks.routing_speed import decode_rate, write_random_set
-from benchmarks.sse import Stream
 from motet.adapters.peft_lora import load_adapter
+from motet.bench.sse import Stream
 from motet.models.config import load_config
 from tests.benchmarks.tiny import write_tiny_model
 

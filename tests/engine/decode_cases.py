@@ -21,6 +21,7 @@ from motet.memory.residency import Placement
 from motet.models.decoder import Decoder
 from motet.models.loader import load_decoder
 from motet.scheduler.page_table import PageTable
+from motet.scheduler.policy import QueuedRequest
 from motet.scheduler.sequence import Sequence
 from tests.memory.strategies import random_deltas
 from tests.models.tiny import VOCAB_SIZE, save_tiny_model
@@ -84,7 +85,9 @@ class DecodeWorld:
         num_tokens = self.rng.randint(1, MAX_MODEL_LEN)
         tokens = [self.rng.randrange(VOCAB_SIZE) for _ in range(num_tokens)]
         sampling = SamplingParams(max_tokens=9, temperature=0.0)
-        seq = Sequence(f"r{len(self.sequences)}", tokens, sampling, None, None, 0)
+        seq = Sequence(
+            f"r{len(self.sequences)}", tokens, sampling, None, None, QueuedRequest(request_id="r")
+        )
         seq.slot = slot
         seq.pages = self._take(self.geometry.num_kv_pages(num_tokens))
         seq.row = self.table.take_row()

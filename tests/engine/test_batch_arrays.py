@@ -13,6 +13,7 @@ from motet.engine.batch_arrays import batch_arrays, segment_starts
 from motet.engine.decode_inputs import DecodeInputs
 from motet.engine.last_tokens import LastTokens
 from motet.scheduler.page_table import PageTable
+from motet.scheduler.policy import QueuedRequest
 from motet.scheduler.sequence import ScheduledChunk, Sequence
 
 CPU = torch.device("cpu")
@@ -25,7 +26,9 @@ def chunk_of(
 ) -> ScheduledChunk:
     """A chunk of a new sequence: part of a prompt, all of it, a decode, or an awaited token."""
     prompt = [rng.randrange(1000) for _ in range(rng.randint(2, 30))]
-    seq = Sequence("r", prompt, SamplingParams(max_tokens=99), None, None, 0)
+    seq = Sequence(
+        "r", prompt, SamplingParams(max_tokens=99), None, None, QueuedRequest(request_id="r")
+    )
     seq.slot = slot
     seq.row = table.take_row()
     num_output_tokens = 0 if kind in ("part", "prompt") else rng.randint(1, 20)

@@ -20,6 +20,7 @@ from motet.engine.logprobs import (
     own_logits,
 )
 from motet.engine.sampler import SampledTokens
+from motet.scheduler.policy import QueuedRequest
 from motet.scheduler.sequence import Sequence
 
 VOCAB_SIZE = 50
@@ -27,7 +28,7 @@ VOCAB_SIZE = 50
 
 def sequence(num_logprobs: int | None) -> Sequence:
     sampling = SamplingParams(max_tokens=1, temperature=0, num_logprobs=num_logprobs)
-    return Sequence("r", [1, 2], sampling, None, None, 0)
+    return Sequence("r", [1, 2], sampling, None, None, QueuedRequest(request_id="r"))
 
 
 def told_of(logits: Tensor, token_ids: list[int], num_top: int) -> Likelihoods:

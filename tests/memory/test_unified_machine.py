@@ -18,6 +18,7 @@ from motet.memory.eviction import Kind, LruPolicy, PageCosts, SavingPolicy
 from motet.memory.page_pool import ADAPTER, KV, PREFIX
 from motet.memory.prefix_cache import PrefixPage, Scope
 from motet.memory.residency import Placement
+from motet.scheduler.policy import QueuedRequest
 from motet.scheduler.sequence import Sequence
 from motet.scheduler.sequence_pages import SequencePages
 from tests.memory.small_memory import register, small_memory
@@ -193,7 +194,16 @@ class UnifiedMachine(RuleBasedStateMachine):
                 self.residency.want(digest)
             number = self.num_events["requests"]
             self.num_events["requests"] += 1
-            self.waiting.append(Sequence(f"r{number}", prompt, sampling, digest, tenant, number))
+            self.waiting.append(
+                Sequence(
+                    f"r{number}",
+                    prompt,
+                    sampling,
+                    digest,
+                    tenant,
+                    QueuedRequest(request_id=f"r{number}"),
+                )
+            )
 
     def fits(self, num_tokens: int, digest: str | None) -> bool:
         """Whether a sequence could run if nothing else did."""

@@ -224,7 +224,7 @@ def test_a_pinned_adapter_comes_without_a_request_and_stays() -> None:
     engine.step()
     engine.finish_loads()
     assert engine.residency.is_resident("pinned")
-    assert not engine.scheduler.fits(engine.request("big", 20, 2))
+    assert not engine.scheduler.capacity.fits(engine.request("big", 20, 2))
     engine.add("large", 18, 2)
     engine.run_until_done(20)
     assert engine.residency.is_resident("pinned")
@@ -244,8 +244,8 @@ def test_no_pin_makes_a_queued_request_impossible() -> None:
 
 def test_a_static_partition_gives_each_part_its_own() -> None:
     engine = VirtualEngine(20, {"a": 4, "b": 4}, num_adapter_pages=8, max_step_tokens=64)
-    assert not engine.scheduler.fits(engine.request("r", 24, 2))
-    assert engine.scheduler.fits(engine.request("r", 22, 2, "a"))
+    assert not engine.scheduler.capacity.fits(engine.request("r", 24, 2))
+    assert engine.scheduler.capacity.fits(engine.request("r", 22, 2, "a"))
     for index in range(6):
         engine.add(f"r{index}", 10, 6, "ab"[index % 2])
     engine.run_until_done(60)

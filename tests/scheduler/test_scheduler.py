@@ -1,7 +1,6 @@
 """What the scheduler promises, one example each. The rules of `rules.py` are checked throughout."""
 
 import random
-from itertools import count
 
 import pytest
 
@@ -33,19 +32,21 @@ def test_a_request_runs_to_its_length() -> None:
     assert engine.num_pages_unused == 8
 
 
-def test_outputs_say_how_long_their_request_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_say_how_long_their_request_waited() -> None:
     """Until it first ran; that it was preempted later does not count."""
-    clock = count()
-    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
-    engine = VirtualEngine(6, max_running=1)
-    engine.add("a", 5, 3)  # queued at 0, runs at 3
-    engine.add("b", 5, 2)  # queued at 1, runs at 4
-    engine.add("only its prompt", 5, 0)  # queued at 2, runs at 5
-    outputs = [output for _ in range(6) for output in engine.step()]
+    now_s = 0.0
+    engine = VirtualEngine(6, max_running=1, clock=lambda: now_s)
+    outputs = []
+    for num_prompt_tokens, max_tokens in [(5, 3), (5, 2), (5, 0)]:
+        engine.add(f"{max_tokens} tokens", num_prompt_tokens, max_tokens)
+        now_s += 1.0
+    for _ in range(6):
+        outputs += engine.step()
+        now_s += 1.0
     assert [(output.request_id, output.queue_s) for output in outputs] == [
-        *[("a", 3.0)] * 3,
-        *[("b", 3.0)] * 2,
-        ("only its prompt", 3.0),
+        *[("3 tokens", 3.0)] * 3,  # queued at 0, runs from 3 to 5
+        *[("2 tokens", 5.0)] * 2,  # queued at 1, runs from 6 to 7
+        ("0 tokens", 6.0),  # queued at 2, runs at 8
     ]
 
 
@@ -371,8 +372,8 @@ def test_a_failed_copy_ends_those_who_wait_for_it_only() -> None:
 
 def test_what_cannot_fit_the_empty_pool_is_not_accepted() -> None:
     engine = VirtualEngine(10, {"a": 4}, page_size=2)
-    assert engine.scheduler.num_pages_needed(engine.request("r", 8, 4)) == 6
-    assert engine.scheduler.num_pages_needed(engine.request("r", 8, 4, "a")) == 10
+    assert engine.scheduler.capacity.num_pages_needed(engine.request("r", 8, 4)) == 6
+    assert engine.scheduler.capacity.num_pages_needed(engine.request("r", 8, 4, "a")) == 10
     engine.add("fits", 8, 4, "a")
     with pytest.raises(AssertionError):
         engine.scheduler.add(engine.request("too_big", 8, 5, "a"))

@@ -113,10 +113,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         request = engine.request(request_id, num_prompt_tokens, max_tokens, digest, parts=parts)
         adapters = engine.adapters(request)
         num_pages += sum(self.sizes[each] for each in adapters)
-        assert engine.scheduler.num_pages_needed(request) == num_pages
+        capacity = engine.scheduler.capacity
+        assert capacity.num_pages_needed(request) == num_pages
         num_pinned = sum(self.sizes[each] for each in self.pinned() - adapters)
-        assert engine.scheduler.fits(request) == (num_pages + num_pinned <= engine.pool.num_pages)
-        if not engine.scheduler.fits(request):
+        assert capacity.fits(request) == (num_pages + num_pinned <= engine.pool.num_pages)
+        if not capacity.fits(request):
             return  # the engine refuses it before the scheduler sees it
         engine.add(
             request_id,

@@ -6,7 +6,8 @@ after each step.
 Does not know: why a test does what it does.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from zlib import crc32
 
@@ -19,6 +20,8 @@ from motet.memory.geometry import PageGeometry
 from motet.memory.members import Members, Router
 from motet.memory.residency import Placement
 from motet.memory.unified import unified_memory
+from motet.scheduler.policies.fcfs import Fcfs
+from motet.scheduler.policy import PolicyFactory
 from motet.scheduler.scheduler import Scheduler
 from motet.scheduler.sequence import Batch, BatchLogprobs, ScheduledChunk
 from tests.scheduler import rules
@@ -58,6 +61,8 @@ class VirtualEngine:
         num_adapter_pages: int | None = None,
         policy: EvictionPolicy | None = None,
         overlaps: bool = False,
+        make_policy: PolicyFactory = Fcfs,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         num_rows = num_pages * ROWS_PER_PAGE
         self.max_step_tokens = max_step_tokens
@@ -81,6 +86,8 @@ class VirtualEngine:
             max_step_tokens=max_step_tokens,
             max_running=max_running,
             keeps_prefixes=keeps_prefixes,
+            make_policy=make_policy,
+            clock=clock,
         )
         self.live: dict[str, Progress] = {}
         self.finished: dict[str, list[int]] = {}  # tokens by request id
@@ -153,7 +160,16 @@ class VirtualEngine:
         composition = [WeightedAdapter(*part) for part in sorted(parts.items())]
         if composition:
             digest = "+".join(f"{part.weight}*{part.digest}" for part in composition)
-        return AddRequest(request_id, prompt, sampling, digest, tenant, priority, composition)
+        return AddRequest(
+            request_id,
+            prompt,
+            sampling,
+            digest,
+            tenant,
+            priority,
+            composition,
+            tenant=tenant,
+        )
 
     def add(
         self,

@@ -215,11 +215,11 @@ class FakeEngine:
 
     def _look_up_prefix(self, request: AddRequest) -> int:
         prompt = request.prompt_token_ids
-        last = self._prefixes.get((request.digest, request.tenant), [])
+        last = self._prefixes.get((request.digest, request.prefix_scope), [])
         common = [a == b for a, b in zip(last, prompt[:-1], strict=False)]
         num_cached = common.index(False) if False in common else len(common)
         if self._config.prefix_cache:
-            self._prefixes[request.digest, request.tenant] = prompt
+            self._prefixes[request.digest, request.prefix_scope] = prompt
         self._counts["num_prefix_lookup_tokens"] += len(prompt)
         self._counts["num_prefix_hit_tokens"] += num_cached
         return num_cached
@@ -357,6 +357,7 @@ class FakeEngine:
             num_running=min(limit, len(self._running)),
             num_waiting=max(0, len(self._running) - limit),
             num_preemptions=0,
+            num_refusals=0,
             num_steps=self._counts["num_steps"],
             num_prompt_tokens=self._counts["num_prefix_lookup_tokens"]
             - self._counts["num_prefix_hit_tokens"],

@@ -309,7 +309,7 @@ def test_keys_of_one_tenant_share_cached_prefixes_and_no_others(
             usage = server.post("/v1/completions", body, headers=bearer(key)).json()["usage"]
             cached[key] = usage["prompt_tokens_details"]["cached_tokens"]
         assert cached == {"a1-key": 0, "b-key": 0, "a2-key": 7}
-        tenants = [event["tenant"] for event in server.events("AddRequest")]
+        tenants = [event["prefix_scope"] for event in server.events("AddRequest")]
         assert tenants == ["acme", "bell", "acme"]
 
 

@@ -207,7 +207,7 @@ def test_salted_prefixes_are_apart_from_all_others(start_server: StartServer) ->
         assert cached("api-key") == 0
         # Another tenant with the same salt is as far away as with any other.
         assert cached("admin-key", cache_salt="one") == 0
-        assert "one" not in {event["tenant"] for event in server.events("AddRequest")}
+        assert "one" not in {event["prefix_scope"] for event in server.events("AddRequest")}
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def tenants(server: RunningServer, keys: tuple[str | None, ...]) -> list[str | N
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         body = {"model": BASE, "prompt": "abc", "max_tokens": 1}
         assert server.post("/v1/completions", body, headers=headers).status_code == 200
-    return [event["tenant"] for event in server.events("AddRequest")]
+    return [event["prefix_scope"] for event in server.events("AddRequest")]
 
 
 def test_each_key_is_a_tenant_and_is_not_told_to_the_engine(start_server: StartServer) -> None:

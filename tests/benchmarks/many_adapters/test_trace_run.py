@@ -2,7 +2,7 @@
 
 from benchmarks.many_adapters.trace_run import max_decoding
 from benchmarks.open_loop import Answer, Completion
-from benchmarks.sse import Stream
+from motet.bench.sse import Stream
 
 
 def answer(sent_s: float, first_s: float, end_s: float) -> Answer:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.sse import StreamError, read_stream
+from motet.bench.sse import StreamError, read_stream
 
 
 def chunk(text: str | None = None, **fields: Any) -> bytes:

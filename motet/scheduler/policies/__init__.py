@@ -1,0 +1,1 @@
+"""The scheduling policies, one a file, each of `policy.Policy`. `choose.py` knows them by name."""
