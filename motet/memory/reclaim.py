@@ -65,8 +65,11 @@ class Reclaimer:
         """
         if self.num_reclaimable(kind, protected) < num_pages:
             return False
+        if self._pool.num_available(kind) >= num_pages:
+            return True
+        spared = {*protected, *wanted}
         while self._pool.num_available(kind) < num_pages:
-            evicted = self._evict(kind, protected, wanted)
+            evicted = self._evict(kind, spared) or self._evict_spared(kind, protected, wanted)
             assert evicted, "pages that may be evicted cannot be found"
         return True
 
@@ -95,14 +98,14 @@ class Reclaimer:
         """Adapters that no cached prefix depends on go first, then the least in weight."""
         return self._prefixes.num_pages_of(digest) > 0, self._residency.weight(digest)
 
-    def _evict(self, kind: str, protected: Collection[str], wanted: Sequence[str]) -> bool:
-        """Evict what is worth least."""
+    def _evict(self, kind: str, spared: Collection[str]) -> bool:
+        """Evict what is worth least, but for adapters that are spared."""
         is_one_pool = not self._pool.is_partitioned
         prefix = adapter = None
         if is_one_pool or kind == KV:
             prefix = self._prefixes.candidates.lowest()
         if is_one_pool or kind == ADAPTER:
-            adapter = self._residency.candidates.lowest({*protected, *wanted})
+            adapter = self._residency.candidates.lowest(spared)
         if prefix is not None and (
             adapter is None
             or self._policy.value(Kind.PREFIX, prefix[0])
@@ -113,6 +116,12 @@ class Reclaimer:
         if adapter is not None:
             self._residency.evict(adapter[1])
             return True
-        # Only adapters that are wanted are left, or, in a partitioned pool, such as have prefixes,
-        # which lie in the other part and go before them all the same.
-        return (is_one_pool or kind == ADAPTER) and self.evict_adapter(protected, wanted)
+        return False
+
+    def _evict_spared(self, kind: str, protected: Collection[str], wanted: Sequence[str]) -> bool:
+        """Evict an adapter that is wanted, or, in a partitioned pool, one that has prefixes.
+
+        Those lie in the other part, and go before it all the same.
+        """
+        may_evict = not self._pool.is_partitioned or kind == ADAPTER
+        return may_evict and self.evict_adapter(protected, wanted)

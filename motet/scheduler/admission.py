@@ -51,6 +51,9 @@ class Admission:
         lookahead: starts reads and copies.
         max_running: sequences that run at once at most.
         clock: the time [s].
+
+    Attributes:
+        wanted: adapters of the sequences that came next when the step began, the soonest first.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Admission:
         self._lookahead = lookahead
         self._max_running = max_running
         self._clock = clock
+        self.wanted = Wanted(self._find_wanted)
 
     def admit(self, chunks: list[ScheduledChunk], budget: int) -> None:
         """Start sequences in the order of the line, and bring in what the others wait for.
@@ -105,21 +109,19 @@ class Admission:
         """Start what brings pinned adapters to the device that are not there."""
         for digest in self._residency.pinned():
             if not self._residency.is_resident(digest):
-                self._lookahead.bring_in([digest], 0, {digest}, self.wanted(), may_copy=True)
+                self._lookahead.bring_in([digest], 0, {digest}, self.wanted, may_copy=True)
 
-    def wanted(self) -> Wanted:
-        """Adapters of the sequences that come next, the soonest first."""
-        count = self._max_running + LOOKAHEAD_SEQUENCES
-
-        def find() -> list[str]:
-            following = self._line.following(0, count)
-            return list(dict.fromkeys(digest for seq in following for digest in seq.adapters))
-
-        return Wanted(find)
+    def begin_step(self) -> None:
+        """What was found out about the line in the last step holds no longer."""
+        self.wanted = Wanted(self._find_wanted)
 
     def has_adapters(self, seq: Sequence) -> bool:
         """Whether all that it uses is on the device."""
         return all(map(self._residency.is_resident, seq.adapters))
+
+    def _find_wanted(self) -> list[str]:
+        following = self._line.following(0, self._max_running + LOOKAHEAD_SEQUENCES)
+        return list(dict.fromkeys(digest for seq in following for digest in seq.adapters))
 
     def _may_call(self, num_passed: int) -> bool:
         return len(self._running) < self._max_running and self._comes_next(num_passed)
@@ -140,7 +142,7 @@ class Admission:
             # The first in line leaves nothing for others: they are behind it.
             0 if is_first else look.num_kv_pages,
             look.adapters,
-            self.wanted(),
+            self.wanted,
             may_copy=self._comes_next(look.num_passed),
             may_move=is_first,
         ):
@@ -152,7 +154,7 @@ class Admission:
         """Give a waiting sequence its pages and have it run. False if there is no room."""
         # One that was preempted returns when the others have room to grow again.
         num_spare = len(self._running) if seq.num_preemptions else 0
-        if not self._pages.start(seq, num_spare, protected, self.wanted()):
+        if not self._pages.start(seq, num_spare, protected, self.wanted):
             return False
         self._take_adapters(seq)
         self._line.start(seq, self._clock())

@@ -233,6 +233,7 @@ class Scheduler:
         """The next batch, and the reads and copies to start beside it."""
         chunks: list[ScheduledChunk] = []
         self._lookahead.begin_step()
+        self._admission.begin_step()
         refusals = self._refuse()
         budget = self._schedule_running(chunks)
         self._admission.bring_in_pinned()
@@ -324,7 +325,7 @@ class Scheduler:
         num_tokens = seq.num_scheduled_tokens + 1
         while seq.pages and self.pages.num_missing(seq, num_tokens) > 0:
             if self.pages.grow(
-                seq, num_tokens, self._line.adapters_ahead(seq), self._admission.wanted()
+                seq, num_tokens, self._line.adapters_ahead(seq), self._admission.wanted
             ):
                 break
             self._preempt(self._running[-1])

@@ -3,7 +3,7 @@
 Owns: the delay. Most steps evict nothing and never ask.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import overload
 
@@ -31,3 +31,6 @@ class Wanted(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self._digests)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._digests)
