@@ -12,8 +12,8 @@ does: queueing, scheduling, committing.
 
 The last line of the output is one JSON object:
 
-    sequences_per_s         sequences in all scheduled steps over the time: each sequence counts once
-                            in each step that computes something of it
+    sequences_per_s         sequences in all scheduled steps over the time: each counts once in each
+                            step that computes something of it
     whole_sequences_per_s   sequences that came, waited, ran and ended, over the time
     cost_ratio_100k_adapters    time of the same work with 100,000 adapters registered, over that
                             with 1,000; both use the same few hundred

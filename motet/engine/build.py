@@ -15,7 +15,7 @@ from motet.core.messages import EngineReady, FromEngine
 from motet.engine.adapters import EngineAdapters
 from motet.engine.cuda_graphs import CudaCapture
 from motet.engine.decode_graphs import DecodeGraphs
-from motet.engine.engine import Engine
+from motet.engine.engine import Engine, Runner
 from motet.engine.grammar import load_tokenizer
 from motet.engine.grammar_compiler import GrammarCompiler
 from motet.engine.loader import AdapterLoader
@@ -37,6 +37,7 @@ from motet.memory.unified import UnifiedMemory, unified_memory
 from motet.models.decoder import Decoder
 from motet.models.loader import load_decoder, resolve_dtype, resolve_model_dir, resolve_storage
 from motet.scheduler.policies.choose import PolicyOptions, make_policy
+from motet.scheduler.policy import PolicyFactory
 from motet.scheduler.scheduler import Scheduler
 
 
@@ -56,8 +57,24 @@ class EngineParts:
     max_model_len: int
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What comparisons put in place of the engine's own parts.
+
+    Attributes:
+        make_policy: makes the policy of each priority.
+        make_runner: computes batches, given the decoder, the plain runner, pool and bookkeeping.
+    """
+
+    make_policy: PolicyFactory
+    make_runner: Callable[[Decoder, ModelRunner, DevicePool, UnifiedMemory], Runner]
+
+
 def build_engine(
-    config: EngineConfig, wake: Callable[[], None], send: Callable[[FromEngine], None]
+    config: EngineConfig,
+    wake: Callable[[], None],
+    send: Callable[[FromEngine], None],
+    variant: Variant | None = None,
 ) -> tuple[Engine, EngineReady]:
     """Load the model, size the pool and wire the engine.
 
@@ -65,6 +82,7 @@ def build_engine(
         config: the options; what is None is filled here.
         wake: called from a loader thread when the engine should step.
         send: takes the engine's messages.
+        variant: for comparisons; None is the engine itself.
 
     Raises:
         ConfigError: options that contradict the model or the machine.
@@ -77,7 +95,8 @@ def build_engine(
     dtype = resolve_dtype(config.dtype, device, model_dir)
     decoder = load_decoder(model_dir, device, dtype, resolve_storage(config.weights, device, dtype))
     tokenizer_file = model_dir / "tokenizer.json"
-    parts = assemble_engine(config, decoder, load_kernels(device), wake, send, tokenizer_file)
+    kernels = load_kernels(device)
+    parts = assemble_engine(config, decoder, kernels, wake, send, tokenizer_file, variant)
     ready = EngineReady(
         model_name=config.model_name or model_dir.name,
         shape=decoder.config.shape,
@@ -98,6 +117,7 @@ def assemble_engine(
     wake: Callable[[], None],
     send: Callable[[FromEngine], None],
     tokenizer_file: Path | None = None,
+    variant: Variant | None = None,
 ) -> EngineParts:
     """Size the pool beside a decoder, and wire the engine around it.
 
@@ -109,6 +129,7 @@ def assemble_engine(
         wake, send: as for `build_engine`.
         tokenizer_file: the model's `tokenizer.json`, read when a request first has a grammar;
             without it, those requests are refused.
+        variant: as for `build_engine`.
 
     Raises:
         ConfigError: options that contradict the model or the machine.
@@ -137,11 +158,14 @@ def assemble_engine(
         max_step_tokens=config.max_step_tokens,
         max_running=config.max_running,
         keeps_prefixes=config.prefix_cache,
-        make_policy=make_policy(config.policy, _policy_options(config)),
+        make_policy=_policy(config) if variant is None else variant.make_policy,
     )
     graphs = _decode_graphs(config, decoder, device_pool, kernels, max_model_len)
-    runner = ModelRunner(decoder, device_pool, kernels, scheduler.pages.table, graphs)
-    runner.warm_up()
+    plain_runner = ModelRunner(decoder, device_pool, kernels, scheduler.pages.table, graphs)
+    plain_runner.warm_up()
+    runner: Runner = plain_runner
+    if variant is not None:
+        runner = variant.make_runner(decoder, plain_runner, device_pool, memory)
     vocab_size = decoder.config.shape.vocab_size
     grammars = GrammarCompiler(
         lambda: load_tokenizer(tokenizer_file, vocab_size, config.eos_token_ids), wake
@@ -173,10 +197,11 @@ def assemble_engine(
     )
 
 
-def _policy_options(config: EngineConfig) -> PolicyOptions:
-    return PolicyOptions(
+def _policy(config: EngineConfig) -> PolicyFactory:
+    options = PolicyOptions(
         ttft_slo_s=config.ttft_slo_s, num_cluster_adapters=config.num_cluster_adapters
     )
+    return make_policy(config.policy, options)
 
 
 def _decode_graphs(

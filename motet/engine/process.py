@@ -9,6 +9,7 @@ a life line: when it closes, the API process is gone, and the engine ends.
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,12 +17,25 @@ import zmq
 
 from motet.core.config import EngineConfig
 from motet.core.errors import MotetError
-from motet.core.messages import EngineFailed, FromEngine, Shutdown, decode_to_engine, encode
+from motet.core.messages import (
+    EngineFailed,
+    EngineReady,
+    FromEngine,
+    Shutdown,
+    decode_to_engine,
+    encode,
+)
 from motet.engine.waker import Waker
 from motet.kernels.threads import share_cores
 
 if TYPE_CHECKING:
     from motet.engine.engine import Engine
+
+Build = Callable[
+    [EngineConfig, Callable[[], None], Callable[[FromEngine], None]],
+    tuple["Engine", EngineReady],
+]
+"""As `build.build_engine`."""
 
 
 class EngineLoop:
@@ -59,8 +73,19 @@ class EngineLoop:
         return True
 
 
-def main() -> int:
-    """Run the engine until it is told to end; the exit status is 1 if it could not start."""
+def _motet() -> Build:
+    from motet.engine.build import build_engine
+
+    return build_engine
+
+
+def main(load_build: Callable[[], Build] = _motet) -> int:
+    """Run the engine until it is told to end; the exit status is 1 if it could not start.
+
+    Args:
+        load_build: imports what builds the engine. It is called when the environment is as torch,
+            which reads it while it is imported, has to find it.
+    """
     parser = argparse.ArgumentParser(description="The engine process of Motet.")
     parser.add_argument("--socket", required=True, help="ZeroMQ address of the API process")
     address = parser.parse_args().socket
@@ -75,10 +100,9 @@ def main() -> int:
 
     waker = Waker()
     share_cores()
-    from motet.engine.build import build_engine  # torch reads the environment when it is loaded
-
+    build = load_build()
     try:
-        engine, ready = build_engine(config, waker.wake, send)
+        engine, ready = build(config, waker.wake, send)
     except MotetError as error:
         send(EngineFailed(error.message, error.code))
         socket.close(linger=5000)

@@ -42,10 +42,14 @@ class Decoder:
     Args:
         config: its shape and switches.
         weights: its tensors, all of one dtype and device.
+
+    Attributes:
+        config, weights: the same.
     """
 
     def __init__(self, config: DecoderConfig, weights: DecoderWeights) -> None:
         self.config = config
+        self.weights = weights
         self._embedding = weights.embedding
         self._final_norm = weights.final_norm
         rotary = rotary_table(config, self.device, self.dtype)

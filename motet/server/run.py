@@ -142,8 +142,8 @@ def _default_name(model: str | None) -> str:
     return Path(model).absolute().name.removesuffix(".gguf")
 
 
-def run(config: ServeConfig) -> int:
-    """`motet serve`: serve in this thread until a signal. Returns and raises as `serve`."""
+def run(config: ServeConfig, *, engine_command: Sequence[str] = ENGINE_COMMAND) -> int:
+    """`motet serve`: serve in this thread until a signal. Takes, returns and raises as `serve`."""
     configure_logging()
     raise_file_limit()
     console = Console()
@@ -160,4 +160,5 @@ def run(config: ServeConfig) -> int:
         )
 
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        return runner.run(serve(config, on_started=announce))
+        serving = serve(config, on_started=announce, engine_command=engine_command)
+        return runner.run(serving)

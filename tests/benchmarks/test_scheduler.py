@@ -13,7 +13,7 @@ def test_the_work_depends_on_neither_the_number_of_adapters_nor_the_clock() -> N
 
 
 def test_the_report_has_the_figures() -> None:
-    figures = report(Load(num_waiting=20, max_running=4, num_steps=10, num_adapters=600), 1)
+    figures = report(Load(num_waiting=20, max_running=4, num_steps=60, num_adapters=600), 1)
     for name in ("sequences_per_s", "whole_sequences_per_s", "cost_ratio_100k_adapters"):
         value = figures[name]
         assert isinstance(value, int | float)

@@ -26,7 +26,7 @@ from motet.core.messages import (
 )
 from motet.core.sampling import SamplingParams
 from motet.core.shape import ModelShape, Module
-from motet.engine.build import build_engine
+from motet.engine.build import Variant, build_engine
 from motet.engine.engine import Engine
 from motet.engine.runner import ModelRunner
 from motet.memory.geometry import PageGeometry
@@ -122,12 +122,12 @@ def greedy(oracle: PeftModel, adapter: str | None, prompt: list[int], num_tokens
 class Session:
     """An engine in this process, stepped by the test."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, variant: Variant | None = None) -> None:
         self.sent: list[FromEngine] = []
         self._woken = threading.Event()
         self.engine: Engine
         self.ready: EngineReady
-        self.engine, self.ready = build_engine(config, self._woken.set, self.sent.append)
+        self.engine, self.ready = build_engine(config, self._woken.set, self.sent.append, variant)
 
     def load(self, directory: Path) -> str:
         num_sent = len(self.sent)
