@@ -33,6 +33,7 @@ class ServerProcess:
     Args:
         command: the program and its options; `--port` is added.
         log: file for the server's output.
+        api_key: for plain requests; None if it asks for none.
 
     Attributes:
         pid: of the API process, whose child the engine is.
@@ -42,9 +43,10 @@ class ServerProcess:
         RuntimeError: it does not become ready; with the end of its log.
     """
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], log: Path, api_key: str | None = None) -> None:
         self.port = _free_port()
         self._log = log
+        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         # A registry of its own, or the port's last server would leave its adapters behind.
         self._state = tempfile.TemporaryDirectory(prefix="motet-state-")
         started_s = time.perf_counter()
@@ -76,7 +78,11 @@ class ServerProcess:
             path,
             body=json.dumps(body),
             # One request per connection, so that reading to the end also closes it.
-            headers={"Content-Type": "application/json", "Connection": "close"},
+            headers={
+                "Content-Type": "application/json",
+                "Connection": "close",
+                **self._headers,
+            },
         )
         response = connection.getresponse()
         if response.status != 200:
@@ -99,7 +105,7 @@ class ServerProcess:
         """What a GET answers. Raises RuntimeError unless it is answered 200."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=self._headers)
             response = connection.getresponse()
             content = response.read()
             if response.status != 200:
