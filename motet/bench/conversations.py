@@ -73,9 +73,9 @@ class ConversationsSpec(Arrivals, frozen=True, kw_only=True):
     ] = 4096
 
     def __post_init__(self) -> None:
-        check_count(self.num_requests * (self.turns[1] - 1))
         for name in ("system_tokens", "turns", "question_tokens", "output_tokens"):
             check_range(name, getattr(self, name))
+        check_count(self.num_requests * (self.turns[1] - 1))
         longest = self.system_tokens[1] + self.question_tokens[1] - 2
         if longest > self.max_prompt_tokens:
             raise ValueError(

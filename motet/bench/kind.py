@@ -178,4 +178,4 @@ def _type_name(kind: Any) -> str:
         return ",".join("…" if each is Ellipsis else _type_name(_bare(each)) for each in args)
     if origin in (Union, types.UnionType):
         return "|".join(_type_name(_bare(each)) for each in args)
-    return "null" if kind is type(None) else str(kind.__name__)
+    return {types.NoneType: "null", bool: "true|false"}.get(kind, kind.__name__)

@@ -6,6 +6,7 @@ Does not know: how any is drawn.
 
 import difflib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from motet.bench.conversations import ConversationsSpec, draw_conversations
@@ -30,8 +31,7 @@ def _punica(mix: PunicaMix, description: str) -> WorkloadKind[PunicaSpec]:
         name=f"punica-{mix}",
         description=f"Punica: {description}",
         spec_type=PunicaSpec,
-        draw=draw_punica_workload,
-        defaults={"mix": mix},
+        draw=partial(draw_punica_workload, mix),
     )
 
 

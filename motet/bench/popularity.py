@@ -11,10 +11,9 @@ which is a geometric series: each adapter gets 1.5 times as many as the next les
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from motet.bench.kind import Drawn
@@ -48,9 +47,8 @@ class ZipfSpec(UniformSpec, frozen=True, kw_only=True):
 
 
 class PunicaSpec(Load, frozen=True, kw_only=True):
-    """Parameters of a mix of Punica's. It follows from the requests how many adapters there are."""
+    """Parameters of Punica's mixes. How many adapters there are follows from the requests."""
 
-    mix: Annotated[PunicaMix, Meta(description="how requests are spread over adapters")] = "uniform"
     rank_cycle: RankCycle = (16,)
 
 
@@ -68,10 +66,10 @@ def draw_zipf_workload(spec: ZipfSpec, seed: int) -> Drawn:
     return _drawn(rng, spec, Adapters("adapter", spec.rank_cycle), indices)
 
 
-def draw_punica_workload(spec: PunicaSpec, seed: int) -> Drawn:
+def draw_punica_workload(mix: PunicaMix, spec: PunicaSpec, seed: int) -> Drawn:
     """Requests over adapters exactly as Punica spreads them, in random order."""
     rng = np.random.RandomState(seed)
-    counts = punica_counts(spec.mix, spec.num_requests)
+    counts = punica_counts(mix, spec.num_requests)
     indices = np.repeat(np.arange(len(counts)), counts)
     rng.shuffle(indices)
     return _drawn(rng, spec, Adapters("adapter", spec.rank_cycle), indices.tolist())

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from motet.bench.words import WORDS
 from motet.bench.workload import WorkRequest
@@ -67,5 +68,5 @@ def _octets(stream: bytes, count: int) -> bytes:
     return hashlib.shake_128(stream).digest(count)
 
 
-def _numbers(stream: bytes, count: int) -> "np.ndarray[tuple[int], np.dtype[np.uint32]]":
+def _numbers(stream: bytes, count: int) -> NDArray[np.uint32]:
     return np.frombuffer(hashlib.shake_128(stream).digest(4 * count), dtype="<u4")
