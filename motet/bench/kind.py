@@ -178,4 +178,5 @@ def _type_name(kind: Any) -> str:
         return ",".join("…" if each is Ellipsis else _type_name(_bare(each)) for each in args)
     if origin in (Union, types.UnionType):
         return "|".join(_type_name(_bare(each)) for each in args)
-    return {types.NoneType: "null", bool: "true|false"}.get(kind, kind.__name__)
+    names = {types.NoneType: "null", bool: "true|false"}
+    return names.get(kind, str(kind.__name__))

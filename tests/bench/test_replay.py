@@ -2,6 +2,8 @@
 
 import json
 import math
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,17 @@ def test_arenas_trace_in_the_order_of_time(tmp_path: Path) -> None:
     assert workload.parameters["ranks"] == {"koala-13b": 64, "vicuna-13b": 8}
 
 
+@pytest.fixture
+def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose own time is not UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_elsewhere")
 def test_times_of_several_zones_are_one_time(tmp_path: Path) -> None:
     content = (
         "timestamp,prompt_tokens,output_tokens\n"
