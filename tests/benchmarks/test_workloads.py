@@ -1,108 +1,50 @@
-"""Traces are S-LoRA's to the last number, and the traps in its parameters are known."""
+"""The program lists, summarises and writes workloads, and says what was wrong."""
 
-import random
-import statistics
-from collections import Counter
+import json
+from pathlib import Path
 
-import numpy as np
 import pytest
 
-from benchmarks.workloads import TraceSpec, draw_prompt, draw_trace
+from benchmarks.workloads import main
+from motet.bench.named import WORKLOADS, make_workload
+from motet.bench.workload import read_workload
 
-LARGE = {"rate_per_s": 10.0, "duration_s": 2000.0}
+
+def test_without_a_name_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(WORKLOADS)
+
+
+def test_a_workload_is_written_and_summarised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "workload.jsonl"
+    main(["punica-identical", "rate_per_s=4", "cv=0", "--seed", "3", "--out", str(path)])
+    workload = make_workload("punica-identical", {"rate_per_s": 4, "cv": 0}, 3)
+    assert read_workload(path) == workload
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["num_requests"] == 1200
+    assert summary["requests_per_s"] == 4
+    assert summary["num_adapters"] == 1
+    assert summary["num_tenants"] == 0
+    assert summary["share_of_most_popular_adapter"] == 1
+    prompts = [request.num_prompt_tokens for request in workload.requests]
+    assert summary["mean_prompt_tokens"] == pytest.approx(sum(prompts) / 1200, abs=0.1)
 
 
 @pytest.mark.parametrize(
-    ("num_adapters", "alpha", "rate", "cv", "duration", "lengths"),
+    ("arguments", "message"),
     [
-        (200, 1.0, 2.0, 1.0, 300.0, (8, 512)),
-        (2000, 0.3, 10.0, 4.0, 12.05, (8, 33)),
-        (5, 0.8, 0.7, 0.5, 100.0, (1, 3)),
+        (["zip"], "no workload 'zip'"),
+        (["zipf", "cv"], "expected key=value"),
+        (["zipf", "cv=x"], "cv of workload zipf is 'x'"),
+        (["replay", "path=/nowhere/at/all"], "No such file"),
     ],
 )
-def test_the_numbers_are_those_of_s_lora(
-    num_adapters: int,
-    alpha: float,
-    rate: float,
-    cv: float,
-    duration: float,
-    lengths: tuple[int, int],
+def test_what_is_wrong_is_said(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trace = draw_trace(
-        TraceSpec(
-            num_adapters=num_adapters,
-            alpha=alpha,
-            rate_per_s=rate,
-            cv=cv,
-            duration_s=duration,
-            prompt_tokens=lengths,
-            output_tokens=lengths,
-        )
-    )
-    # Word for word after its benchmarks/trace.py.
-    np.random.seed(42)
-    tot_req = int(rate * duration)
-    ind = (np.random.power(alpha, tot_req) * num_adapters).astype(int)
-    input_lens = np.random.randint(lengths[0], lengths[1], tot_req)
-    output_lens = np.random.randint(lengths[0], lengths[1], tot_req)
-    intervals = np.random.gamma(shape=1 / cv**2, scale=cv**2 / rate, size=tot_req)
-    assert [request.adapter_index for request in trace] == ind.tolist()
-    assert [request.num_prompt_tokens for request in trace] == input_lens.tolist()
-    assert [request.num_output_tokens for request in trace] == output_lens.tolist()
-    assert [request.arrival_s for request in trace] == pytest.approx(np.cumsum(intervals).tolist())
-
-
-def test_known_values() -> None:
-    first, second, *_ = draw_trace(TraceSpec(num_adapters=2000, rate_per_s=10, duration_s=120))
-    assert (first.adapter_index, second.adapter_index) == (749, 1901)
-    assert 0 < first.arrival_s < second.arrival_s
-
-
-def test_alpha_1_is_uniform_and_less_is_more_skewed() -> None:
-    def share_of_first(alpha: float) -> float:
-        trace = draw_trace(TraceSpec(num_adapters=200, alpha=alpha, **LARGE))
-        return sum(request.adapter_index == 0 for request in trace) / len(trace)
-
-    assert share_of_first(1.0) == pytest.approx(1 / 200, abs=0.002)
-    assert share_of_first(0.3) == pytest.approx(0.20, abs=0.02)
-    assert share_of_first(0.1) == pytest.approx(0.59, abs=0.02)
-    counts = Counter(r.adapter_index for r in draw_trace(TraceSpec(num_adapters=5, **LARGE)))
-    assert min(counts.values()) > 0.9 * max(counts.values())
-
-
-def test_the_longest_is_never_drawn() -> None:
-    trace = draw_trace(
-        TraceSpec(num_adapters=1, prompt_tokens=(8, 10), output_tokens=(2, 4), **LARGE)
-    )
-    assert {request.num_prompt_tokens for request in trace} == {8, 9}
-    assert {request.num_output_tokens for request in trace} == {2, 3}
-
-
-@pytest.mark.parametrize("cv", [0.5, 1.0, 4.0])
-def test_gaps_have_the_mean_of_the_rate_and_the_asked_variation(cv: float) -> None:
-    trace = draw_trace(TraceSpec(num_adapters=1, cv=cv, **LARGE))
-    arrivals_s = [request.arrival_s for request in trace]
-    gaps_s = np.diff([0.0, *arrivals_s])
-    assert gaps_s.mean() == pytest.approx(1 / LARGE["rate_per_s"], rel=0.15)
-    assert gaps_s.std() / gaps_s.mean() == pytest.approx(cv, rel=0.15)
-
-
-def test_more_adapters_change_the_adapters_alone() -> None:
-    few, many = (
-        draw_trace(TraceSpec(num_adapters=count, rate_per_s=4, duration_s=16))
-        for count in (5, 2000)
-    )
-    assert len(few) == len(many) == 64
-    for one, other in zip(few, many, strict=True):
-        assert one.adapter_index == other.adapter_index * 5 // 2000
-        assert one.num_prompt_tokens == other.num_prompt_tokens
-        assert one.num_output_tokens == other.num_output_tokens
-        assert one.arrival_s == other.arrival_s
-
-
-def test_prompts_are_random_and_do_not_touch_the_trace() -> None:
-    rng = random.Random(3)
-    prompts = [draw_prompt(rng, range(1000), 20) for _ in range(50)]
-    assert len({tuple(prompt) for prompt in prompts}) == 50
-    assert statistics.mean(len(set(prompt)) for prompt in prompts) > 15
-    assert draw_prompt(random.Random(3), range(1000), 20) == prompts[0]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err
