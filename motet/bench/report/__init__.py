@@ -4,7 +4,7 @@ Owns: nothing but the way in. The page needs matplotlib, which is loaded only he
 Does not know: how runs were got.
 
     views.py              a run with its measures, name and colour
-    comparison.py         the table of measures
+    comparison.py         the table of measures; group_rows.py: those of adapters and tenants
     *_plots.py, plots.py  the plots; series.py: the points in them; svg.py: their SVG
     notes.py, setting.py  warnings; the setting
     page.py, templates/   all of it as HTML; theme.py: the colours

@@ -1,10 +1,10 @@
 """What a reader must know before trusting a run.
 
-Owns: which warnings a run calls for.
+Owns: which warnings a run calls for, and what makes two runs hard to compare.
 Does not know: how they are shown.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from motet.bench.report.text import clean, number
 from motet.bench.report.views import RunView
@@ -15,6 +15,19 @@ MAX_CHARS = 300
 def warnings_of(view: RunView) -> list[str]:
     """Sentences, the worst first; those of the client (`settings["warnings"]`) at the end."""
     return list(_warnings(view))
+
+
+def differences(views: Sequence[RunView]) -> list[str]:
+    """In what the runs were asked for different things; nothing for one run."""
+    first, last = views[0].info, views[-1].info
+    pairs = {
+        "workload": (first.workload, last.workload),
+        "its parameters": (first.settings.get("parameters"), last.settings.get("parameters")),
+        "seed": (first.seed, last.seed),
+        "how requests were sent": (first.is_open_loop, last.is_open_loop),
+        "SLO": (first.slo, last.slo),
+    }
+    return [name for name, (one, other) in pairs.items() if one != other]
 
 
 def _warnings(view: RunView) -> Iterator[str]:

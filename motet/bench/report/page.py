@@ -14,8 +14,8 @@ from markupsafe import Markup
 from motet.bench.groups import GroupRow
 from motet.bench.report import latency_plots, load_plots, server_plots, service_plots, theme
 from motet.bench.report.comparison import rows_of
-from motet.bench.report.names import adapter_name, tenant_name
-from motet.bench.report.notes import warnings_of
+from motet.bench.report.group_rows import adapter_name, rows_by_group, tenant_name
+from motet.bench.report.notes import differences, warnings_of
 from motet.bench.report.plots import Plot
 from motet.bench.report.setting import (
     command_of,
@@ -73,16 +73,15 @@ def page(views: Sequence[RunView]) -> str:
         title=" and ".join(view.label for view in views),
         style=Markup(_style(environment)),
         warnings=[(view, warnings_of(view)) for view in views],
+        differences=differences(views),
         key_rows=[row for row in rows if row.measure.is_key],
         rows=rows,
         sections=[Section(title, [draw(views) for draw in draws]) for title, draws in SECTIONS],
         commands=[(view, command_of(view.info)) for view in views],
         settings=setting_rows([view.info for view in views]),
         environment=environment_rows([view.info for view in views]),
-        by_adapter=lambda summary: summary.by_adapter,
-        by_tenant=lambda summary: summary.by_tenant,
-        has_requests=any(view.run.requests for view in views),
-        has_tenants=any(view.summary.by_tenant for view in views),
+        adapter_rows=rows_by_group(views, lambda summary: summary.by_adapter),
+        tenant_rows=rows_by_group(views, lambda summary: summary.by_tenant),
         clean=clean,
         slo_words=slo_words,
         markup=Markup,

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from motet.bench.columns import Floats
 from motet.bench.groups import GroupRow, groups_of
 from motet.bench.report import series
+from motet.bench.report.group_rows import tenant_name
 from motet.bench.report.load_plots import SLO_LINE
-from motet.bench.report.names import tenant_name
 from motet.bench.report.plots import (
     SHORTEST_S,
     Plot,

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from motet.bench.record import Run, Sample
+from motet.bench.record import Run, Sample, Slo
 from motet.bench.report import write_report
+from motet.bench.report.group_rows import adapter_name, rows_by_group
 from motet.bench.report.theme import DARK, LIGHT
 from motet.bench.report.views import views_of
 from tests.bench.report.page_parts import PageParts
@@ -195,6 +196,23 @@ def test_warnings_of_the_client_and_an_interruption_are_shown(tmp_path: Path) ->
     assert "interrupted" in parts.text("li")
     assert "too slow to be trusted" in parts.text("li")
     assert "does not tell its command" in parts.text("p")
+
+
+def test_runs_of_different_workloads_are_told(overloaded: Run, tmp_path: Path) -> None:
+    other = run_of([record(0)], label="other", seed=7, slo=Slo(ttft_s=1))
+    assert (
+        "They differ in seed, SLO, so" in PageParts(written([overloaded, other], tmp_path)).text()
+    )
+
+
+def test_rows_of_a_group_stand_together() -> None:
+    names = [f"a{rank:02d}" for rank in range(12) for _ in range(13 - rank)]
+    one = run_of([record(index, adapter=name) for index, name in enumerate(names)])
+    other = run_of([record(0, adapter="new"), record(1, adapter="a01")])
+    rows = rows_by_group(views_of([one, other]), lambda summary: summary.by_adapter)
+    shown = [(adapter_name(row), view.label) for row, view in rows]
+    assert shown[:3] == [("a00", "fcfs (1)"), ("a01", "fcfs (1)"), ("a01", "fcfs (2)")]
+    assert shown[-2:] == [("new", "fcfs (2)"), ("(2 other adapters)", "fcfs (1)")]
 
 
 def test_other_than_one_or_two_runs_are_refused(tmp_path: Path) -> None:
