@@ -99,7 +99,8 @@ def memory_over_time(views: Sequence[RunView]) -> Plot:
             [[getattr(each, field) or 0.0 for each in samples] for field in fields],
             colors=[LIGHT[colour] for _, colour, _ in SHARES],
             labels=[label for _, _, label in SHARES],
-            linewidth=0,
+            edgecolor=LIGHT["card"],
+            linewidth=0.5,
         )
 
     def finish(axes: Axes) -> None:
