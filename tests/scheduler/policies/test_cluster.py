@@ -178,6 +178,8 @@ def test_the_order_is_told_of_everything() -> None:
     policy.count_output(first, 4, 2.0)
     policy.end(first)
     assert order.told == ["start r0 1.0", "count r0 4 2.0", "end r0"]
+    methods = {name for name in vars(Policy) if not name.startswith("_")}
+    assert methods <= vars(Cluster).keys()  # what it does not have the order would not be asked
 
 
 def _skewed_works(num_requests: int, rate_per_s: float) -> list[Work]:
