@@ -92,7 +92,10 @@ class Policy(ABC):
         """
 
     def call(self, request: QueuedRequest) -> None:
-        """The turn of this one has come, which was the next: it waits here no longer."""
+        """The turn of this one has come: it waits here no longer.
+
+        It was the next, unless a policy around this one preferred it.
+        """
         self.remove(request)
 
     def refusals(self, now_s: float) -> list[Refusal]:

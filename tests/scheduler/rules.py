@@ -118,6 +118,36 @@ def first_come_first_served(
                 assert not all(map(residency.is_resident, other.adapters))
 
 
+def places_are_kept(
+    batch: Batch, was_running: Collection[str], live: Live, residency: AdapterResidency
+) -> None:
+    """Who is admitted overtakes nobody who was called before and has run, whatever the policy.
+
+    But for those who wait for an adapter.
+    """
+    places = {p.sequence: p.sequence.place for p in live.values() if p.sequence is not None}
+    for chunk in batch.chunks:
+        if chunk.sequence.request_id in was_running:
+            continue
+        for other in live.values():
+            seq = other.sequence
+            if seq is not None and not seq.pages and seq.place < places[chunk.sequence]:
+                assert not all(map(residency.is_resident, other.adapters))
+
+
+def lower_numbers_come_first(
+    batch: Batch, was_running: Collection[str], live: Live, residency: AdapterResidency
+) -> None:
+    """Who is admitted overtakes nobody of a lower number, whatever the policy; likewise."""
+    for chunk in batch.chunks:
+        if chunk.sequence.request_id in was_running:
+            continue
+        priority = live[chunk.sequence.request_id].request.priority
+        for other in live.values():
+            if other.request.priority < priority and not other.is_running:
+                assert not all(map(residency.is_resident, other.adapters))
+
+
 def no_decode_waits_for_a_prefill(batch: Batch, live: Live) -> None:
     """A running decode that is left out was left out for other decodes."""
     scheduled = {chunk.sequence for chunk in batch.chunks}

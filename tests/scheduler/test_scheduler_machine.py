@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from motet.memory.eviction import LruPolicy
+from tests.scheduler.policies.cases import CASES
 from tests.scheduler.virtual_engine import VirtualEngine
 
 
@@ -18,7 +19,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     """Requests, reads and copies that end or fail in any order, aborts, pins, adapters that go.
 
     Requests are of the base model, of adapters, of compositions and of routed sets. Steps overlap
-    or not.
+    or not. The policy is any.
     """
 
     @initialize(
@@ -32,6 +33,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         keeps_prefixes=st.booleans(),
         is_lru=st.booleans(),
         overlaps=st.booleans(),
+        policy=st.sampled_from(sorted(CASES)),
     )
     def start(
         self,
@@ -45,6 +47,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         keeps_prefixes: bool,
         is_lru: bool,
         overlaps: bool,
+        policy: str,
     ) -> None:
         self.sizes = {f"d{index}": size for index, size in enumerate(adapter_sizes)}
         self.plain = sorted(self.sizes)
@@ -59,6 +62,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             keeps_prefixes=keeps_prefixes,
             policy=LruPolicy() if is_lru else None,
             overlaps=overlaps,
+            make_policy=CASES[policy].make_factory(),
+            clock=lambda: float(self.engine.num_steps),
         )
         self.sets: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         for seed in set_seeds if self.plain else []:

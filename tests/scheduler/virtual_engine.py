@@ -70,6 +70,9 @@ class VirtualEngine:
         self.page_size = page_size
         self.overlaps = overlaps
         self.starts_on_host = host_budget_pages is None
+        self._rules_of_admission = [rules.places_are_kept, rules.lower_numbers_come_first]
+        if make_policy is Fcfs:
+            self._rules_of_admission.append(rules.first_come_first_served)
         self.memory = unified_memory(
             PageGeometry(SHAPE, page_size),
             policy or SavingPolicy(PageCosts()),
@@ -302,6 +305,8 @@ class VirtualEngine:
             self.reading.add(digest)
         for placement in plan.copies:
             self._begin_copy(placement)
+        for refusal in plan.refusals:
+            del self.live[refusal.request.request_id]
         for chunk in batch.chunks:
             self.live[chunk.sequence.request_id].sequence = chunk.sequence
         assert batch.num_tokens <= self.max_step_tokens
@@ -310,7 +315,8 @@ class VirtualEngine:
         rules.tokens_are_lost_by_preemption_alone(
             self.live, before, self.scheduler.num_preemptions - num_preemptions
         )
-        rules.first_come_first_served(batch, running, self.live, self.residency)
+        for rule in self._rules_of_admission:
+            rule(batch, running, self.live, self.residency)
         rules.no_decode_waits_for_a_prefill(batch, self.live)
         if self.live and not may_wait:
             is_busy = batch.chunks or plan.copies or plan.reads
