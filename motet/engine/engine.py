@@ -165,6 +165,12 @@ class Engine:
             self._in_flight = None
         return has_work
 
+    @property
+    def longest_sleep_s(self) -> float | None:
+        """How long it can do without a step while nothing else happens; None for ever."""
+        refusal_s = self._scheduler.next_refusal_s
+        return None if refusal_s is None else max(0.0, refusal_s - time.monotonic())
+
     def close(self) -> None:
         """End the loader threads, and those that compile grammars."""
         self._adapters.close()

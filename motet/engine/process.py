@@ -8,6 +8,7 @@ a life line: when it closes, the API process is gone, and the engine ends.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -39,7 +40,10 @@ Build = Callable[
 
 
 class EngineLoop:
-    """Steps while there is work; else sleeps until a message, a finished load, or the end."""
+    """Steps while there is work; else sleeps until a message, a finished load, or the end.
+
+    It wakes also when a request that waits has to be refused.
+    """
 
     def __init__(self, socket: zmq.SyncSocket, waker: Waker, engine: "Engine") -> None:
         self._socket = socket
@@ -54,7 +58,7 @@ class EngineLoop:
         """Until `Shutdown`, or until the API process is gone."""
         has_work = True
         while True:
-            ready = dict(self._poller.poll(0 if has_work else None))
+            ready = dict(self._poller.poll(0 if has_work else self._longest_sleep_ms()))
             if sys.stdin.fileno() in ready:  # nothing is ever sent there: it was closed
                 return
             if self._waker.fd in ready:
@@ -62,6 +66,10 @@ class EngineLoop:
             if not self._take_messages():
                 return
             has_work = self._engine.step()
+
+    def _longest_sleep_ms(self) -> int | None:
+        seconds = self._engine.longest_sleep_s
+        return None if seconds is None else math.ceil(seconds * 1e3)
 
     def _take_messages(self) -> bool:
         """Handle all messages that have come. False after `Shutdown`."""

@@ -61,6 +61,10 @@ class PriorityLanes:
         lanes = self._lanes.values()
         return [refusal for lane in lanes for refusal in lane.policy.refusals(now_s)]
 
+    def next_refusal_s(self) -> float | None:
+        times = (lane.policy.next_refusal_s() for lane in self._lanes.values())
+        return min((each for each in times if each is not None), default=None)
+
     def start(self, request: QueuedRequest, now_s: float) -> None:
         self._lanes[request.priority].policy.start(request, now_s)
 

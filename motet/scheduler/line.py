@@ -105,6 +105,10 @@ class WaitingLine:
         waiting = {seq.queued: seq for seq in self}
         return [(waiting[refusal.request], refusal) for refusal in refusals]
 
+    def next_refusal_s(self) -> float | None:
+        """When one may fall due though nothing else happens; None if none will."""
+        return self._policy.next_refusal_s()
+
     def _call(self, request: QueuedRequest) -> Sequence:
         seq = self._uncalled.pop(request)
         self._policy.call(request)

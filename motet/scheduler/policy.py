@@ -105,6 +105,13 @@ class Policy(ABC):
         """
         return []
 
+    def next_refusal_s(self) -> float | None:
+        """When the next refusal falls due though nothing else happens, on the scheduler's clock.
+
+        None if none will.
+        """
+        return None
+
     def start(self, request: QueuedRequest, now_s: float) -> None:
         """A called one runs, for the first time."""
         return

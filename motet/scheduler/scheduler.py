@@ -131,6 +131,14 @@ class Scheduler:
         return len(self._running)
 
     @property
+    def next_refusal_s(self) -> float | None:
+        """When `schedule` may have a refusal to tell though nothing else happens.
+
+        On the scheduler's clock; None if it will not.
+        """
+        return self._line.next_refusal_s()
+
+    @property
     def kv_fill(self) -> float:
         """Computed tokens of the running sequences over the room in their pages; 1 without any."""
         room = sum(len(seq.pages) for seq in self._running) * self._geometry.page_size

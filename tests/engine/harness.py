@@ -36,6 +36,8 @@ from motet.memory.device_pool import DevicePool, row_capacity
 from motet.memory.eviction import PageCosts, SavingPolicy
 from motet.memory.geometry import PageGeometry
 from motet.memory.unified import unified_memory
+from motet.scheduler.policies.fcfs import Fcfs
+from motet.scheduler.policy import PolicyFactory
 from motet.scheduler.scheduler import Scheduler
 from motet.scheduler.sequence import NO_LOGPROBS, NO_ROUTING, Batch, BatchLogprobs, Routing
 from tests.adapters.make import AdapterSpec, write_lora
@@ -110,6 +112,7 @@ class Harness:
         *,
         overlaps: bool = False,
         grammars: GrammarCompiler | None = None,
+        make_policy: PolicyFactory = Fcfs,
     ) -> None:
         geometry = PageGeometry(SHAPE, 16)
         page_bytes = geometry.page_bytes(4)
@@ -124,7 +127,9 @@ class Harness:
             row_capacity=row_capacity(geometry, NUM_PAGES),
             host_budget_pages=host_budget_pages,
         )
-        scheduler = Scheduler(self.memory, max_step_tokens=64, max_running=8)
+        scheduler = Scheduler(
+            self.memory, max_step_tokens=64, max_running=8, make_policy=make_policy
+        )
         self.runner = FakeRunner(overlaps=overlaps)
         self.engine = Engine(
             scheduler=scheduler,

@@ -145,6 +145,9 @@ class Cluster(Policy):
     def refusals(self, now_s: float) -> list[Refusal]:
         return self._order.refusals(now_s)
 
+    def next_refusal_s(self) -> float | None:
+        return self._order.next_refusal_s()
+
     def start(self, request: QueuedRequest, now_s: float) -> None:
         self._order.start(request, now_s)
 

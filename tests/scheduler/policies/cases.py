@@ -5,10 +5,14 @@ Owns: how each is made, and what it promises to those who wait.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from motet.scheduler.policies.cluster import MAX_OVERTAKING, Cluster
+from motet.scheduler.policies.fair import Fair, TokenCounters
 from motet.scheduler.policies.fcfs import Fcfs
+from motet.scheduler.policies.service_rate import ServiceRate
 from motet.scheduler.policies.size_aware import OutputLengths, SizeAware
+from motet.scheduler.policies.slo import Slo
 from motet.scheduler.policy import PolicyFactory
 
 MAX_REQUEST_TOKENS = 64 + 2 * 32 + 16
@@ -25,7 +29,7 @@ class Case:
     Attributes:
         make_factory: what priorities share is new each time.
         max_calls: after how many calls, at most, one is called that arrives behind so many;
-            infinite if it may be refused instead.
+            infinite if it may be refused instead, or if that depends on what others were served.
     """
 
     make_factory: Callable[[], PolicyFactory]
@@ -49,6 +53,25 @@ def _size_aware() -> PolicyFactory:
     return lambda: SizeAware(lengths)
 
 
+def _fair() -> PolicyFactory:
+    counters = TokenCounters()
+    return lambda: Fair(counters)
+
+
+def _in_time(
+    make_factory: Callable[[], PolicyFactory], *, newest_first: bool
+) -> Callable[[], PolicyFactory]:
+    def make() -> PolicyFactory:
+        make_order, rate = make_factory(), ServiceRate(6.0)
+        return lambda: Slo(make_order(), rate, 6.0, newest_first=newest_first)
+
+    return make
+
+
+def _some_time(num_ahead: int) -> float:
+    return inf
+
+
 def _first_come(num_ahead: int) -> float:
     return num_ahead + 1
 
@@ -68,4 +91,11 @@ CASES = {
     "cluster, d = 1": Case(_clustered(_fcfs, 1), _some_overtake(_first_come)),
     "size_aware": Case(_size_aware, _by_size),
     "size_aware+cluster": Case(_clustered(_size_aware, 2), _some_overtake(_by_size)),
+    "fair": Case(_fair, _some_time),
+    "fair+cluster": Case(_clustered(_fair, 2), _some_time),
+    "slo": Case(_in_time(_fcfs, newest_first=True), _some_time),
+    "fair+slo": Case(_in_time(_fair, newest_first=False), _some_time),
+    "size_aware+cluster+slo": Case(
+        _in_time(_clustered(_size_aware, 2), newest_first=False), _some_time
+    ),
 }

@@ -156,6 +156,9 @@ class _Told(Fcfs):
     def refusals(self, now_s: float) -> list[Refusal]:
         return [Refusal(request, "Go.", now_s) for request in self._waiting]
 
+    def next_refusal_s(self) -> float | None:
+        return 7.0
+
     def start(self, request: QueuedRequest, now_s: float) -> None:
         self.told.append(f"start {request.request_id} {now_s}")
 
@@ -171,6 +174,7 @@ def test_the_order_is_told_of_everything() -> None:
     policy = Cluster(order, 1)
     first, second = _waiting(policy, (), ("a",))
     assert [each.request for each in policy.refusals(3.0)] == [first, second]
+    assert policy.next_refusal_s() == 7.0
     policy.remove(second)
     policy.call(first)
     assert order.upcoming(2) == []
