@@ -264,6 +264,7 @@ def start_generation(
                     list(served.parts),
                     params.return_routing,
                     tenant=context.principal.tenant,
+                    weight=context.principal.weight,
                 )
             )
     stream, reservation = _submit(services, requests, num_prompt_tokens, context)
