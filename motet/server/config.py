@@ -54,7 +54,8 @@ class ServeConfig:
             and this machine's own without.
         admin_host: with `admin_port`, where the admin routes have a listener of their own;
             `unix:PATH` is a socket in the file system, and takes no port.
-        max_queued: sequences that may wait for their first token at a time; None is four batches.
+        max_queued: sequences of one tenant that may wait for their first token at a time, and half
+            of all; None is four batches.
         max_request_time_s: from a request's arrival to its end at most.
         max_queue_time_s: from a request's arrival to its first token at most.
         lenient_parameters: unknown request parameters are ignored, rather than refused.
@@ -162,7 +163,7 @@ class ServeConfig:
 
     @property
     def most_queued(self) -> int:
-        """Sequences that may wait for their first token at a time."""
+        """What `max_queued` comes to."""
         return 4 * self.engine.max_running if self.max_queued is None else self.max_queued
 
     @property

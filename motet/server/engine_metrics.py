@@ -231,7 +231,7 @@ def _supervision(snapshot: Snapshot) -> list[Metric]:
         ),
         GaugeMetricFamily(
             "motet_queued_sequences",
-            "Sequences that wait for their first token, of which --max-queued allows so many.",
+            "Sequences that wait for their first token: what --max-queued bounds.",
             value=snapshot.num_queued,
         ),
     ]

@@ -176,7 +176,8 @@ MaxQueued = Annotated[
     typer.Option(
         min=1,
         metavar="SEQUENCES",
-        help="Most that wait for their first token; further requests get a 503.",
+        help="Most of one tenant's that wait for their first token, and half of what all may "
+        "have; further requests get a 503.",
         show_default="4 x --max-running",
         rich_help_panel=_LIMITS,
     ),
