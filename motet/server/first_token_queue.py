@@ -19,7 +19,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from motet.server.errors import RetryLaterError
+from motet.server.errors import OverloadedError
+from motet.server.refusals import RefusalReason
 
 _MEASURED_S = 30.0  # the rate of first tokens is of so long ago at most
 _MAX_MEASURED = 1024
@@ -56,7 +57,7 @@ class FirstTokenQueue:
         one larger than the bound could never run.
 
         Raises:
-            RetryLaterError: 503 `overloaded`; none of them waits.
+            OverloadedError: 503; none of them waits.
         """
         line = self._lines.get(tenant)
         num_own = len(ids) if line is None else len(ids) + len(line.waiting)
@@ -98,13 +99,13 @@ class FirstTokenQueue:
         wait_s = num_waiting / rate if num_waiting else 0.0
         return min(max(wait_s, _LEAST_RETRY_S), _MOST_RETRY_S)
 
-    def _full(self, tenant: str | None) -> RetryLaterError:
+    def _full(self, tenant: str | None) -> OverloadedError:
         retry_after_s = self.estimated_wait_s(tenant)
-        return RetryLaterError(
+        return OverloadedError(
             f"The server is overloaded: {len(self)} sequences wait for their first token, and with "
             "this request whoever sent it would have more than their share of the room. Try again "
             f"in {retry_after_s:.0f} seconds.",
-            code="overloaded",
+            reason=RefusalReason.QUEUE_FULL,
             retry_after_s=retry_after_s,
         )
 

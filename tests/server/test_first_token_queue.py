@@ -248,6 +248,10 @@ def test_whoever_floods_is_refused_and_others_get_in(
             while len(queue) < 6:
                 await asyncio.sleep(0.01)
             assert queue.num_by_tenant == {"flood": 4, "polite": 2}
+            metrics = await asyncio.to_thread(server.get, "/metrics", headers=bearer("polite"))
+            for tenant, number in queue.num_by_tenant.items():
+                series = f'motet_tenant_queued_sequences{{tenant="{tenant}"}} {number:.1f}'
+                assert series in metrics.text
             assert await ask("polite") == await ask("f1") == refused
             for each in asks | polite:
                 each.cancel()
