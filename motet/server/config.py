@@ -14,6 +14,7 @@ from pathlib import Path
 
 from motet.core.config import EngineConfig
 from motet.core.errors import ConfigError
+from motet.scheduler.policies.configured import configured_policy
 
 _UNIX = "unix:"
 
@@ -67,8 +68,8 @@ class ServeConfig:
         sse_keep_alive_s: how long a stream may be silent before a comment is sent; None for ever.
 
     Raises:
-        ConfigError: an address that others can reach without any key, an impossible port, or
-            options that do not fit together.
+        ConfigError: an address that others can reach without any key, an impossible port, a
+            policy that there is not, or options that do not fit together.
     """
 
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -105,6 +106,7 @@ class ServeConfig:
                 param="port",
             )
         self._require_positive()
+        configured_policy(self.engine)  # what is wrong with it is said before a model is loaded
         self._require_what_sources_need()
         for option, key in (("api_key", self.api_key), ("admin_key", self.admin_key)):
             if key is not None and not key.strip():
@@ -136,6 +138,8 @@ class ServeConfig:
             ("max_queued", self.max_queued),
             ("max_request_time", self.max_request_time_s),
             ("max_queue_time", self.max_queue_time_s),
+            ("ttft_slo", self.engine.ttft_slo_s),
+            ("cluster_adapters", self.engine.num_cluster_adapters),
         ):
             if value is not None and not 0 < value < math.inf:
                 name = option.replace("_", "-")

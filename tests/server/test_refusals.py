@@ -140,6 +140,8 @@ def test_it_is_counted_and_logged_apart_from_failures(start_server: StartServer)
         assert after["motet_errors_total", (("code", "overloaded"),)] == 1
         # Of two choices; the engine may have been told that the other is not wanted any more.
         assert after["motet_engine_refusals_total", ()] in (1, 2)
+        requests = server.get("/admin/v1/memory").json()["requests"]
+        assert (requests["policy"], requests["refusals"] in (1, 2)) == ("fcfs", True)
         server.complete("abc")
         assert scrape(server)[of_reason("policy")] == 1
 
