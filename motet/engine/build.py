@@ -36,7 +36,7 @@ from motet.memory.eviction import LruPolicy, PageCosts, SavingPolicy
 from motet.memory.unified import UnifiedMemory, unified_memory
 from motet.models.decoder import Decoder
 from motet.models.loader import load_decoder, resolve_dtype, resolve_model_dir, resolve_storage
-from motet.scheduler.policies.choose import PolicyOptions, make_policy
+from motet.scheduler.policies.configured import configured_policy
 from motet.scheduler.policy import PolicyFactory
 from motet.scheduler.scheduler import Scheduler
 
@@ -158,7 +158,7 @@ def assemble_engine(
         max_step_tokens=config.max_step_tokens,
         max_running=config.max_running,
         keeps_prefixes=config.prefix_cache,
-        make_policy=_policy(config) if variant is None else variant.make_policy,
+        make_policy=configured_policy(config) if variant is None else variant.make_policy,
     )
     graphs = _decode_graphs(config, decoder, device_pool, kernels, max_model_len)
     plain_runner = ModelRunner(decoder, device_pool, kernels, scheduler.pages.table, graphs)
@@ -195,13 +195,6 @@ def assemble_engine(
         store=store,
         max_model_len=max_model_len,
     )
-
-
-def _policy(config: EngineConfig) -> PolicyFactory:
-    options = PolicyOptions(
-        ttft_slo_s=config.ttft_slo_s, num_cluster_adapters=config.num_cluster_adapters
-    )
-    return make_policy(config.policy, options)
 
 
 def _decode_graphs(

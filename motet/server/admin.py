@@ -22,6 +22,7 @@ async def memory(request: Request) -> Response:
     body = memory_json(
         report,
         services.client.info,
+        policy=services.config.engine.policy,
         num_names=len(catalogue),
         names_of=catalogue.names_of,
     )

@@ -42,6 +42,7 @@ def print_banner(
             "shared by KV cache and adapters",
         ),
         ("context", f"{engine.max_model_len} tokens"),
+        ("policy", config.engine.policy),
     ]
     if admin_url is not None:
         rows.append(("admin", admin_url))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from motet.core.config import EngineConfig
 from motet.core.errors import ConfigError
+from motet.scheduler.policies.configured import configured_policy
 
 _UNIX = "unix:"
 
@@ -54,7 +55,8 @@ class ServeConfig:
             and this machine's own without.
         admin_host: with `admin_port`, where the admin routes have a listener of their own;
             `unix:PATH` is a socket in the file system, and takes no port.
-        max_queued: sequences that may wait for their first token at a time; None is four batches.
+        max_queued: sequences of one tenant that may wait for their first token at a time, and half
+            of all; None is four batches.
         max_request_time_s: from a request's arrival to its end at most.
         max_queue_time_s: from a request's arrival to its first token at most.
         lenient_parameters: unknown request parameters are ignored, rather than refused.
@@ -66,8 +68,8 @@ class ServeConfig:
         sse_keep_alive_s: how long a stream may be silent before a comment is sent; None for ever.
 
     Raises:
-        ConfigError: an address that others can reach without any key, an impossible port, or
-            options that do not fit together.
+        ConfigError: an address that others can reach without any key, an impossible port, a
+            policy that there is not, or options that do not fit together.
     """
 
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -104,6 +106,7 @@ class ServeConfig:
                 param="port",
             )
         self._require_positive()
+        configured_policy(self.engine)  # what is wrong with it is said before a model is loaded
         self._require_what_sources_need()
         for option, key in (("api_key", self.api_key), ("admin_key", self.admin_key)):
             if key is not None and not key.strip():
@@ -135,6 +138,8 @@ class ServeConfig:
             ("max_queued", self.max_queued),
             ("max_request_time", self.max_request_time_s),
             ("max_queue_time", self.max_queue_time_s),
+            ("ttft_slo", self.engine.ttft_slo_s),
+            ("cluster_adapters", self.engine.num_cluster_adapters),
         ):
             if value is not None and not 0 < value < math.inf:
                 name = option.replace("_", "-")
@@ -162,7 +167,7 @@ class ServeConfig:
 
     @property
     def most_queued(self) -> int:
-        """Sequences that may wait for their first token at a time."""
+        """What `max_queued` comes to."""
         return 4 * self.engine.max_running if self.max_queued is None else self.max_queued
 
     @property

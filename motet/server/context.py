@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from motet.server.keys import KeyLimits
 from motet.server.leases import Lease
 from motet.server.principal import ANYONE, Principal
+from motet.server.refusals import RefusalReason
 
 if TYPE_CHECKING:  # what it carries; these raise errors, and an error's response is told here
     from motet.server.allowance import Allowance
@@ -58,6 +59,7 @@ class RequestContext:
         allowance: what it may use of these limits; None where there are none.
         deadline: when it must be done; only generation requests have one.
         error_code: the code of the error that it came to, if it did.
+        refusal: why it was refused, if there was too much to do.
         figures: what its generation came to, once that has ended.
     """
 
@@ -75,6 +77,7 @@ class RequestContext:
     allowance: Allowance | None = None
     deadline: Deadline | None = None
     error_code: str | None = None
+    refusal: RefusalReason | None = None
     figures: Figures | None = None
 
 

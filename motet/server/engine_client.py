@@ -74,7 +74,7 @@ class EngineClient:
     Args:
         config: the engine's options, given to each process that is started.
         command: the engine's program; tests give another.
-        max_queued: sequences that may wait for their first token at a time.
+        max_queued: sequences that may wait for their first token: see `FirstTokenQueue`.
         timeout_s: an engine that answers nothing for so long hangs, and is killed. It answers
             between its steps, so this is longer than any step takes.
         restart_delay_s: wait before the first restart; it doubles with each failure in a row.
@@ -153,7 +153,7 @@ class EngineClient:
             raise MotetError(f"{self.unready_reason} Try again.", code="engine_restarting")
 
     def submit(self, requests: Sequence[AddRequest]) -> TokenStream:
-        """Send requests and return the stream of their tokens.
+        """Send the requests of one tenant and return the stream of their tokens.
 
         Does not wait, so that what the caller checked just before (an adapter's digest) still
         holds. The caller closes the stream; that aborts what has not finished.
@@ -163,7 +163,7 @@ class EngineClient:
         """
         self.require_ready()
         ids = [request.request_id for request in requests]
-        self.queue.add(ids)
+        self.queue.add(ids, requests[0].tenant)
         stream = TokenStream(ids, self._forget)
         for request in requests:
             self._in_flight.streams[request.request_id] = stream

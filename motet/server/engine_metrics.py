@@ -7,7 +7,7 @@ Does not know: how a snapshot is had, nor what the API process counts itself (`m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -86,6 +86,11 @@ _GAUGES: tuple[_Row, ...] = (
 
 _COUNTERS: tuple[_Row, ...] = (
     ("motet_engine_preemptions", "Preempted sequences.", lambda s: s.num_preemptions),
+    (
+        "motet_engine_refusals",
+        "Sequences that the scheduling policy gave up before they ran.",
+        lambda s: s.num_refusals,
+    ),
     ("motet_engine_steps", "Steps of the engine.", lambda s: s.num_steps),
     ("motet_engine_prompt_tokens", "Computed prompt tokens.", lambda s: s.num_prompt_tokens),
     ("motet_engine_output_tokens", "Sampled tokens.", lambda s: s.num_output_tokens),
@@ -174,7 +179,7 @@ class Snapshot:
         model_name: the base model's name.
         page_size: KV tokens in a page.
         num_adapters: adapter names that requests may use.
-        num_queued: sequences that wait for their first token.
+        num_queued_by_tenant: sequences that wait for their first token.
         names_of: the names that mean a digest.
     """
 
@@ -185,7 +190,7 @@ class Snapshot:
     model_name: str
     page_size: int
     num_adapters: int
-    num_queued: int
+    num_queued_by_tenant: Mapping[str | None, int]
     names_of: Callable[[str], Sequence[str]]
 
 
@@ -231,8 +236,8 @@ def _supervision(snapshot: Snapshot) -> list[Metric]:
         ),
         GaugeMetricFamily(
             "motet_queued_sequences",
-            "Sequences that wait for their first token, of which --max-queued allows so many.",
-            value=snapshot.num_queued,
+            "Sequences that wait for their first token: what --max-queued bounds.",
+            value=sum(snapshot.num_queued_by_tenant.values()),
         ),
     ]
 

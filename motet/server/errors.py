@@ -1,6 +1,7 @@
 """From an error to OpenAI's error object and an HTTP status.
 
-Owns: which code gets which status and type, and the shape of the body.
+Owns: which code gets which status and type, the shape of the body, and what the request's context
+is told of it.
 Does not know: who raised the error, or why.
 """
 
@@ -14,7 +15,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from motet.core.errors import AdapterError, MotetError
-from motet.server.context import context_of
+from motet.server.context import RequestContext, context_of
+from motet.server.refusals import RefusalReason
 
 _STATUS_OF_CODE = {
     "invalid_api_key": 401,
@@ -100,6 +102,18 @@ class RetryLaterError(MotetError):
         }
 
 
+class OverloadedError(RetryLaterError):
+    """503 `overloaded`: there is too much to do for this request, which would be served otherwise.
+
+    Args:
+        reason: what there is too much of.
+    """
+
+    def __init__(self, message: str, *, reason: RefusalReason, retry_after_s: float) -> None:
+        super().__init__(message, code="overloaded", retry_after_s=retry_after_s)
+        self.reason = reason
+
+
 def bad_request(message: str, param: str | None, *, code: str = "invalid_value") -> MotetError:
     """An error of the client's, with the field at fault."""
     return MotetError(message, code=code, param=param)
@@ -153,17 +167,24 @@ def error_body(error: MotetError) -> dict[str, Any]:
     }
 
 
+def note_error(context: RequestContext, error: MotetError) -> None:
+    """Tell a request's context what the request came to."""
+    context.error_code = error.code
+    if isinstance(error, OverloadedError):
+        context.refusal = error.reason
+
+
 class ErrorResponse(Response):
-    """The response that says an error. Its code is noted in the request's context."""
+    """The response that says an error, which is noted in the request's context."""
 
     media_type = "application/json"
 
     def __init__(self, error: MotetError, headers: dict[str, str]) -> None:
         super().__init__(orjson.dumps(error_body(error)), status_of(error), headers)
-        self._code = error.code
+        self._error = error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        context_of(scope).error_code = self._code
+        note_error(context_of(scope), self._error)
         await super().__call__(scope, receive, send)
 
 

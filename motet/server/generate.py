@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from starlette.requests import Request
 
 from motet.core.errors import MotetError
-from motet.core.messages import AddRequest, RoutedSetInfo
+from motet.core.messages import AddRequest, RoutedSetInfo, TokenOutput
 from motet.server import admission
 from motet.server.adapter import kind_of
 from motet.server.allowance import Reservation
@@ -21,7 +21,7 @@ from motet.server.budget import default_share, require_within_budget
 from motet.server.choice import Choice, Delta, Usage, best_choices, count_cached
 from motet.server.context import RequestContext, context_of
 from motet.server.deadline import timed_out
-from motet.server.errors import bad_request
+from motet.server.errors import OverloadedError, bad_request
 from motet.server.generation_watch import GenerationWatch
 from motet.server.prefix_scope import prefix_scope
 from motet.server.protocol import GenerationParameters
@@ -59,6 +59,7 @@ class Generation:
         self._watch = watch
         self._reservation = reservation
         self._timers = timers
+        self._is_refused = False
         self._is_closed = False
 
     @property
@@ -67,14 +68,16 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
-        """Counts so far."""
+        """Counts so far; of what was refused before it ran, nothing has been used."""
+        if self._is_refused and not self._stream.has_output:
+            return Usage(0, 0, 0)
         choices = self._choices.values()
         num_output_tokens = sum(choice.num_tokens for choice in choices)
         return Usage(self._num_prompt_tokens, count_cached(choices), num_output_tokens)
 
     async def deltas(self) -> AsyncIterator[Delta]:
         """New text, and the end of each choice. Raises MotetError if the engine fails."""
-        while (output := await self._stream.next()) is not None:
+        while (output := await self._next_output()) is not None:
             choice = self._choices[output.request_id]
             if choice.is_finished:  # at a stop string; this was on its way already
                 continue
@@ -85,6 +88,13 @@ class Generation:
                 self._stream.abort(output.request_id)
             if not delta.is_empty:
                 yield delta
+
+    async def _next_output(self) -> TokenOutput | None:
+        try:
+            return await self._stream.next()
+        except OverloadedError:
+            self._is_refused = True
+            raise
 
     def best(self, num_kept: int) -> list[int]:
         """The choices to answer with once all have finished: `num_kept` for each prompt."""
@@ -264,6 +274,7 @@ def start_generation(
                     list(served.parts),
                     params.return_routing,
                     tenant=context.principal.tenant,
+                    weight=context.principal.weight,
                 )
             )
     stream, reservation = _submit(services, requests, num_prompt_tokens, context)

@@ -55,7 +55,9 @@ class GenerationWatch:
     def end(self, usage: Usage) -> None:
         """Nothing more comes: it has finished, failed, or was given up."""
         self._metrics.add_active(self._label, -1)
-        self._metrics.add_tokens(self._label, usage.num_prompt_tokens, usage.num_output_tokens)
+        num_prompt, num_output = usage.num_prompt_tokens, usage.num_output_tokens
+        self._metrics.add_tokens(self._label, num_prompt, num_output)
+        self._metrics.tenants.add_tokens(self._context.principal.tenant, num_prompt, num_output)
         self._context.figures = Figures(
             num_prompt_tokens=usage.num_prompt_tokens,
             num_cached_tokens=usage.num_cached_tokens,

@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from motet.core.errors import MotetError
-from motet.server.errors import bad_request
+from motet.server.errors import RETRY_AFTER_S, OverloadedError, bad_request
 from motet.server.fair_turns import FairTurns
 from motet.server.grammar_worker import CheckEndedError, CheckFailedError, GrammarWorker
 from motet.server.protocol import GenerationParameters
+from motet.server.refusals import RefusalReason
 from motet.server.single_flight import SingleFlight
 from motet.server.structured import Constraint, constraint_of
 
@@ -87,7 +87,10 @@ class GrammarService:
 
     @contextlib.asynccontextmanager
     async def _its_turn(self, tenant: str | None) -> AsyncIterator[None]:
-        """Wait for those before it. Raises MotetError if they are too many, or take too long."""
+        """Wait for those before it.
+
+        Raises OverloadedError if they are too many, or take too long.
+        """
         if self._turns.num_waiting(tenant) >= MAX_WAITING:
             raise _overloaded()
         try:
@@ -131,9 +134,11 @@ async def grammar_of(
     return None if constraint is None else await grammars.compile(constraint, tenant)
 
 
-def _overloaded() -> MotetError:
-    return MotetError(
-        "Too many grammars are being compiled just now. Try again soon.", code="overloaded"
+def _overloaded() -> OverloadedError:
+    return OverloadedError(
+        "Too many grammars are being compiled just now. Try again soon.",
+        reason=RefusalReason.GRAMMARS,
+        retry_after_s=RETRY_AFTER_S,
     )
 
 

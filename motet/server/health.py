@@ -50,7 +50,7 @@ async def metrics(request: Request) -> Response:
         model_name=names.base_name,
         page_size=client.info.page_size,
         num_adapters=len(services.registry.catalogue),
-        num_queued=len(client.queue),
+        num_queued_by_tenant=client.queue.num_by_tenant,
         names_of=services.registry.catalogue.names_of,
     )
     services.metrics.update(snapshot)

@@ -35,8 +35,9 @@ from motet.core.messages import (
     ToEngine,
     UnpinAdapter,
 )
-from motet.server.errors import RetryLaterError
+from motet.server.errors import OverloadedError
 from motet.server.first_token_queue import FirstTokenQueue
+from motet.server.refusals import RefusalReason
 from motet.server.token_stream import TokenStream
 
 Question = LoadAdapter | PinAdapter | GetStats | GetMemory | Ping
@@ -121,10 +122,12 @@ class InFlight:
 
 
 def _failure(message: RequestFailed) -> MotetError:
-    """Why a request failed, as its client is told."""
+    """Why a request failed, as its client is told. What passes by itself is a policy's refusal."""
     if message.retry_after_s is None:
         return MotetError(message.message, code=message.code)
-    return RetryLaterError(message.message, code=message.code, retry_after_s=message.retry_after_s)
+    return OverloadedError(
+        message.message, reason=RefusalReason.POLICY, retry_after_s=message.retry_after_s
+    )
 
 
 def _undoing(question: Question, answer: Answer) -> ToEngine | None:

@@ -27,6 +27,8 @@ _Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _Pattern = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._/*?-]{1,128}$")]
 _Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 _Limit = Annotated[int, msgspec.Meta(ge=1, le=10**12)]
+# Bounded on both sides: what a request costs is divided by it.
+_Weight = Annotated[float, msgspec.Meta(ge=0.01, le=100)]
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -50,8 +52,10 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     Attributes:
         id: names it in logs, limits and commands.
         sha256: digest of the key, in hexadecimal.
-        tenant: keys of one tenant share cached prefixes.
+        tenant: keys of one tenant share cached prefixes, and their turns where a policy is fair.
         adapters: names that it may use, with the wildcards `*` and `?`; None is all.
+        weight: the share of requests with this key, relative to those of other tenants' keys,
+            where a policy is fair.
         expires_at: from then on it opens nothing; None is never.
     """
 
@@ -61,6 +65,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     tenant: _Name
     adapters: list[_Pattern] | None = None
     limits: KeyLimits = msgspec.field(default_factory=KeyLimits)
+    weight: _Weight = 1.0
     created_at: _Time
     expires_at: _Time | None = None
 
@@ -68,7 +73,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def principal(self) -> Principal:
         """Who comes with this key."""
         adapters = None if self.adapters is None else tuple(self.adapters)
-        return Principal(self.id, self.tenant, frozenset(self.roles), adapters)
+        return Principal(self.id, self.tenant, frozenset(self.roles), adapters, self.weight)
 
     def has_expired(self, now: datetime) -> bool:
         return self.expires_at is not None and now >= self.expires_at

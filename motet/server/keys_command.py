@@ -41,7 +41,8 @@ def create(
     tenant: Annotated[
         str | None,
         typer.Option(
-            help="Keys of one tenant share cached prefixes.", show_default="the key's own ID"
+            help="Keys of one tenant share cached prefixes and turns.",
+            show_default="the key's own ID",
         ),
     ] = None,
     admin: Annotated[
@@ -58,6 +59,13 @@ def create(
     requests_per_minute: _LimitOption = None,
     tokens_per_minute: _LimitOption = None,
     max_concurrent: _LimitOption = None,
+    weight: Annotated[
+        float,
+        typer.Option(
+            help="Its tenant's share relative to others, from 0.01 to 100, where the server's "
+            "--policy is fair.",
+        ),
+    ] = 1.0,
     expires_in: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Such as 90d, 12h or 30m.", show_default="never"),
@@ -79,6 +87,7 @@ def create(
                     tokens_per_minute=tokens_per_minute,
                     max_concurrent=max_concurrent,
                 ),
+                weight=weight,
                 created_at=created_at,
                 expires_at=None if expires_in is None else created_at + _duration(expires_in),
             )
@@ -95,7 +104,7 @@ def list_keys(keys_file: FileOption) -> None:
         keys = read_keys(keys_file)
     except MotetError as error:
         _fail(error.message)
-    table = Table("id", "tenant", "roles", "adapters", "limits", "created", "expires")
+    table = Table("id", "tenant", "roles", "adapters", "limits", "weight", "created", "expires")
     for key in keys:
         table.add_row(
             key.id,
@@ -103,6 +112,7 @@ def list_keys(keys_file: FileOption) -> None:
             ", ".join(role.value for role in key.roles),
             "all" if key.adapters is None else ", ".join(key.adapters),
             _limits_text(key.limits),
+            f"{key.weight:g}",
             f"{key.created_at:%Y-%m-%d %H:%M}",
             _expiry_text(key),
         )

@@ -18,6 +18,7 @@ def memory_json(
     report: MemoryReport,
     engine: EngineReady,
     *,
+    policy: str,
     num_names: int,
     names_of: Callable[[str], Sequence[str]],
 ) -> Json:
@@ -26,6 +27,7 @@ def memory_json(
     Counters run from the engine's start; a rate or mean of nothing is null.
 
     Args:
+        policy: the scheduling policy's name.
         num_names: adapter names that requests may use.
         names_of: the names that mean a digest.
     """
@@ -48,6 +50,8 @@ def memory_json(
             "running": stats.num_running,
             "waiting": stats.num_waiting,
             "preemptions": stats.num_preemptions,
+            "refusals": stats.num_refusals,
+            "policy": policy,
         },
         "work": {
             "steps": stats.num_steps,

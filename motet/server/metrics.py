@@ -1,7 +1,8 @@
 """Counters, histograms and gauges in Prometheus' format.
 
 Owns: what the API process counts, and the bounds on the number of model labels.
-Does not know: how a request is answered, nor the engine's figures (`engine_metrics.py`).
+Does not know: how a request is answered, the engine's figures (`engine_metrics.py`), nor those by
+tenant (`tenant_metrics.py`).
 Nothing here is global: each app has its own registry.
 
 A label value is a time series per metric for ever, and a histogram is one per bucket. So counters
@@ -25,31 +26,17 @@ from prometheus_client import (
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from motet.server.bounded_labels import BoundedLabels
 from motet.server.engine_metrics import EngineCollector, Snapshot
+from motet.server.refusals import RefusalReason
+from motet.server.tenant_metrics import TenantMetrics
 
 MAX_MODEL_LABELS = 256  # of counters and gauges
 MAX_HISTOGRAM_LABELS = 64
-OTHER_MODELS = "_other"
 
 _LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ITL_BUCKETS_S = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5)
 _LAG_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
-
-
-class BoundedLabels:
-    """The first label values keep their name, all others share one."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._known: set[str] = set()
-
-    def of(self, label: str) -> str:
-        """The value to use for `label`."""
-        if label not in self._known:
-            if len(self._known) >= self._limit:
-                return OTHER_MODELS
-            self._known.add(label)
-        return label
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +55,11 @@ class Latencies:
 
 
 class Metrics:
-    """What one server counts."""
+    """What one server counts.
+
+    Attributes:
+        tenants: what it counts by tenant.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -94,6 +85,15 @@ class Metrics:
             ["code"],
             registry=self._registry,
         )
+        self._refused = Counter(
+            "motet_refused_requests",
+            "Of the requests that came to an error, those that were refused because there was too "
+            "much to do, by what there was too much of.",
+            ["reason"],
+            registry=self._registry,
+        )
+        for reason in RefusalReason:  # also while there are none: one can only watch what is there
+            self._refused.labels(reason.value)
         self._active = Gauge(
             "motet_active_requests",
             "Generation requests that the engine has been given, queued or running, by model.",
@@ -125,6 +125,7 @@ class Metrics:
             buckets=_LAG_BUCKETS_S,
             registry=self._registry,
         )
+        self.tenants = TenantMetrics(self._registry)
         self._engine = EngineCollector()
         self._registry.register(self._engine)
         ProcessCollector(registry=self._registry)
@@ -151,6 +152,10 @@ class Metrics:
         """Count an error that a client was told, or would have been told had it not left."""
         self._errors.labels(code).inc()
 
+    def count_refusal(self, reason: RefusalReason) -> None:
+        """Count a request that was refused for want of room or time, which is an error too."""
+        self._refused.labels(reason.value).inc()
+
     def observe_loop_lag(self, lag_s: float) -> None:
         """Note how late the event loop was."""
         self._loop_lag_s.observe(lag_s)
@@ -168,6 +173,7 @@ class Metrics:
     def update(self, snapshot: Snapshot) -> None:
         """Take what is shown as it is now, rather than counted."""
         self._engine.update(snapshot)
+        self.tenants.set_queued(snapshot.num_queued_by_tenant)
 
     def exposition(self) -> bytes:
         """All metrics, as of the last `update`. Takes milliseconds; may run in any thread."""

@@ -92,6 +92,8 @@ class ObserveMiddleware:
                 self._tracer.record(scope, context, status, duration_s)
         if context.error_code is not None:
             self._metrics.observe_error(context.error_code)
+        if context.refusal is not None:
+            self._metrics.count_refusal(context.refusal)
         if scope["path"] in _PROBE_PATHS and status < 400:
             return
         _log.info("request", **log_fields(scope, context, status, duration_s))

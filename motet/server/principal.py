@@ -28,12 +28,15 @@ class Principal:
         tenant: whose requests share cached prefixes, and whom a log line names; None without keys.
         roles: what the key is for; an admin may do everything.
         adapters: names of adapters that it may use, with `*` and `?` as wildcards; None is all.
+        weight: its tenant's share of the engine, relative to those of others, where a policy is
+            fair.
     """
 
     key_id: str | None
     tenant: str | None
     roles: frozenset[Role]
     adapters: Sequence[str] | None
+    weight: float = 1.0
 
     @property
     def is_admin(self) -> bool:

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from motet.core.errors import MotetError
 from motet.server.context import context_of
-from motet.server.errors import error_body, internal_error, status_of
+from motet.server.errors import error_body, internal_error, note_error, status_of
 
 CLIENT_LEFT_STATUS = 499
 
@@ -195,5 +195,6 @@ def _told(error: Exception, scope: Scope) -> MotetError:
     if not isinstance(error, MotetError):
         _log.error("unforeseen error in a stream", request_id=context.request_id, exc_info=error)
         error = internal_error(context.request_id)
-    context.status, context.error_code = status_of(error), error.code
+    context.status = status_of(error)
+    note_error(context, error)
     return error

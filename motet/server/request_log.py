@@ -24,6 +24,7 @@ def log_fields(
         "path": scope["path"][:_MAX_PATH_CHARS],
         "status": status,
         "code": context.error_code,
+        "refusal": None if context.refusal is None else context.refusal.value,
         "duration_ms": _ms(duration_s),
         "model": context.adapter_name,
         **_version_fields(context.adapter_versions),

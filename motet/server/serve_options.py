@@ -15,6 +15,7 @@ _WHAT = "What to serve"
 _ADAPTERS = "Adapters"
 _HTTP = "Address and keys"
 _LIMITS = "Limits"
+_POLICY = "Whose turn it is"
 _ENGINE = "Engine"
 
 Model = Annotated[
@@ -176,7 +177,8 @@ MaxQueued = Annotated[
     typer.Option(
         min=1,
         metavar="SEQUENCES",
-        help="Most that wait for their first token; further requests get a 503.",
+        help="Most of one tenant's that wait for their first token, and half of what all may "
+        "have; further requests get a 503.",
         show_default="4 x --max-running",
         rich_help_panel=_LIMITS,
     ),
@@ -232,6 +234,32 @@ OtlpEndpoint = Annotated[
         help="An OpenTelemetry collector, such as http://localhost:4318, that gets a span of "
         "each generation request. Needs the extra motet[otel].",
         rich_help_panel=_HTTP,
+    ),
+]
+Policy = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[+NAME]",
+        help="The order of waiting requests: fcfs, fair or size_aware; on top of it cluster, slo "
+        "or both.",
+        rich_help_panel=_POLICY,
+    ),
+]
+TtftSlo = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        help="For the policy slo: within how long a first token should come.",
+        rich_help_panel=_POLICY,
+    ),
+]
+ClusterAdapters = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="For the policy cluster: adapters that a batch should have at most.",
+        rich_help_panel=_POLICY,
     ),
 ]
 EngineTimeout = Annotated[

@@ -57,6 +57,7 @@ def frame(
     top: list[RenderableType] = [
         _title(memory, url),
         _trouble_line(trouble),
+        _policy_line(sample, previous),
         _pages_line(memory),
         Bar(_uses(memory)),
         *_legend(memory),
@@ -85,6 +86,15 @@ def _title(memory: Json, url: str) -> Text:
 
 def _trouble_line(trouble: str | None) -> Text:
     return Text() if trouble is None else line((trouble, "bold red"))
+
+
+def _policy_line(sample: Sample, previous: Sample | None) -> Text:
+    requests = sample.memory["requests"]
+    return line(
+        ("Policy", "bold"),
+        f" {requests['policy']}, refused {requests['refusals']:,} "
+        f"({_per_second(sample, previous, 'requests', 'refusals')} per s)",
+    )
 
 
 def _pages_line(memory: Json) -> Text:
@@ -146,10 +156,7 @@ def _fill_line(memory: Json) -> Text:
 
 def _rates_line(sample: Sample, previous: Sample | None) -> Text:
     def per_second(section: str, counter: str) -> str:
-        change = _change(sample, previous, section, counter)
-        if change is None or previous is None:
-            return NOTHING
-        return f"{change / (sample.at_s - previous.at_s):,.1f}"
+        return _per_second(sample, previous, section, counter)
 
     return line(
         ("Per s", "bold"),
@@ -172,6 +179,13 @@ def _hits_line(sample: Sample, previous: Sample | None) -> Text:
         f"   prefix {_share(found, sought)} (ever {percent(prefix['hit_rate'])}), "
         f"adapters {_share(hits, queued)} (ever {percent(adapters['hit_rate'])})",
     )
+
+
+def _per_second(sample: Sample, previous: Sample | None, section: str, counter: str) -> str:
+    change = _change(sample, previous, section, counter)
+    if change is None or previous is None:
+        return NOTHING
+    return f"{change / (sample.at_s - previous.at_s):,.1f}"
 
 
 def _change(sample: Sample, previous: Sample | None, section: str, counter: str) -> int | None:

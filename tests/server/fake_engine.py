@@ -4,8 +4,9 @@ The base model repeats its prompt: output token i is prompt[i mod length]. An ad
 from another place, which its digest decides, so that an answer tells which weights it came from.
 An adapter is a directory with a file `weights`; its content decides digest and number of pages,
 and the content "bad" is refused. A prompt that holds FAIL_TOKEN fails, one that holds
-UNAVAILABLE_TOKEN fails as if its adapter could not be brought back. One that holds LONG_STEP_TOKEN
-keeps the engine busy for a while before it looks at any message again.
+UNAVAILABLE_TOKEN fails as if its adapter could not be brought back, and one that holds REFUSE_TOKEN
+is refused as by a scheduling policy, before it runs. One that holds LONG_STEP_TOKEN keeps the
+engine busy for a while before it looks at any message again.
 
 A routed set is a directory with a `router_config.json`, whose text and experts decide its digest.
 It is refused if an expert has another digest than it says, or if it is for another base. Token i
@@ -74,12 +75,14 @@ from motet.core.shape import ModelShape
 FAIL_TOKEN = 7
 UNAVAILABLE_TOKEN = 8
 LONG_STEP_TOKEN = 9
+REFUSE_TOKEN = 205  # with the tokenizer of bytes, that of "\x11"
 HIDDEN_SIZE = 64
 MAX_RANK = 8
 PAGE_SIZE = 16
 PAGE_BYTES = 4096
 HOST_BUDGET_BYTES = 1 << 23
 QUEUE_S = 0.125  # what it says of every request
+RETRY_AFTER_S = 7.25  # and of every one that it refuses
 
 
 def digest_of(content: bytes) -> str:
@@ -156,6 +159,7 @@ class FakeEngine:
         self._options = options
         self._config = config
         self._running: dict[str, AddRequest] = {}
+        self._refused: dict[str, float] = {}  # ids, and when they are told
         self._num_sent: Counter[str] = Counter()
         self._num_cached: dict[str, int] = {}
         self._references: Counter[str] = Counter()
@@ -174,6 +178,7 @@ class FakeEngine:
                 self._add(message)
             case AbortRequest():
                 self._running.pop(message.request_id, None)
+                self._refused.pop(message.request_id, None)
             case LoadAdapter():
                 self._load(message)
             case ReleaseAdapter():
@@ -191,6 +196,7 @@ class FakeEngine:
 
     def step(self) -> None:
         self._counts["num_steps"] += 1
+        self._refuse()
         outputs = []
         # As many as fit, first come first served; the others wait.
         for request in list(self._running.values())[: self._options.fake_max_running]:
@@ -205,6 +211,8 @@ class FakeEngine:
             self._fail(request, "internal_error", "the fake engine was told to fail")
         elif self._options.fake_fails and UNAVAILABLE_TOKEN in request.prompt_token_ids:
             self._fail(request, "adapter_unavailable", "its files are gone")
+        elif self._options.fake_fails and REFUSE_TOKEN in request.prompt_token_ids:
+            self._refused[request.request_id] = time.monotonic() + self._options.fake_refuse_s
         else:
             self._running[request.request_id] = request
             self._num_cached[request.request_id] = self._look_up_prefix(request)
@@ -212,6 +220,14 @@ class FakeEngine:
                 kind = "hits" if digest in self._resident else "misses"
                 self._counts[f"num_adapter_{kind}"] += 1
                 self._make_resident(digest)
+
+    def _refuse(self) -> None:
+        for request_id, at_s in list(self._refused.items()):
+            if time.monotonic() >= at_s:
+                del self._refused[request_id]
+                self._counts["num_refusals"] += 1
+                text = "it would be served too late"
+                self._send(RequestFailed(request_id, "overloaded", text, RETRY_AFTER_S))
 
     def _look_up_prefix(self, request: AddRequest) -> int:
         prompt = request.prompt_token_ids
@@ -357,7 +373,7 @@ class FakeEngine:
             num_running=min(limit, len(self._running)),
             num_waiting=max(0, len(self._running) - limit),
             num_preemptions=0,
-            num_refusals=0,
+            num_refusals=self._counts["num_refusals"],
             num_steps=self._counts["num_steps"],
             num_prompt_tokens=self._counts["num_prefix_lookup_tokens"]
             - self._counts["num_prefix_hit_tokens"],
@@ -407,7 +423,7 @@ class FakeEngine:
 
     @property
     def is_idle(self) -> bool:
-        return not self._running
+        return not self._running and not self._refused
 
 
 def parse_options() -> argparse.Namespace:
@@ -417,6 +433,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--fake-step-s", type=float, default=0.001)
     parser.add_argument("--fake-long-step-s", type=float, default=0.0)
     parser.add_argument("--fake-load-s", type=float, default=0.0)
+    parser.add_argument("--fake-refuse-s", type=float, default=0.0)
     parser.add_argument("--fake-pin-s", type=float, default=0.0)
     parser.add_argument("--fake-max-pinned-pages", type=int, default=500)
     parser.add_argument("--fake-num-pages", type=int, default=1000)

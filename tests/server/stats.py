@@ -24,7 +24,7 @@ def some_snapshot(**fields: Any) -> Snapshot:
         "model_name": "tiny",
         "page_size": 16,
         "num_adapters": 0,
-        "num_queued": 0,
+        "num_queued_by_tenant": {},
         "names_of": lambda digest: [digest],
     }
     return Snapshot(**{**values, **fields})

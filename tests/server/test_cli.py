@@ -91,6 +91,7 @@ def test_the_banner_has_a_line_that_works(
     with motet_serve(tmp_path, *arguments, "--served-model-name", "bass") as served:
         assert "bass (float32 on cpu)" in served.text
         assert "blue, red" in served.text
+        assert re.search(r"policy +fcfs\n", served.text)
         curls = [line for line in served.text.splitlines() if line.startswith("curl ")]
         answers = [
             json.loads(subprocess.run(line, shell=True, capture_output=True, check=True).stdout)

@@ -1,8 +1,13 @@
 """Options of `motet serve` and what they refuse."""
 
-import pytest
+import math
 
+import pytest
+from typer.testing import CliRunner
+
+from motet.core.config import EngineConfig
 from motet.core.errors import ConfigError
+from motet.server.cli import app
 from motet.server.config import ServeConfig, is_loopback, parse_size_bytes
 
 
@@ -48,3 +53,34 @@ def test_an_empty_key_is_no_key() -> None:
 
 def test_keys_are_not_shown() -> None:
     assert "secret" not in repr(ServeConfig(api_key="secret", admin_key="secret"))
+
+
+@pytest.mark.parametrize(
+    ("option", "engine"),
+    [
+        *(("ttft_slo", {"ttft_slo_s": each}) for each in (0.0, -1.0, math.inf, math.nan)),
+        ("cluster_adapters", {"num_cluster_adapters": 0}),
+        ("policy", {"policy": "lifo"}),
+        ("policy", {"policy": ""}),
+        ("policy", {"policy": "fcfs+lifo"}),
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused(option: str, engine: dict[str, object]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ServeConfig(engine=EngineConfig(**engine))  # type: ignore[arg-type]
+    assert caught.value.param == option
+
+
+def test_the_policy_of_the_command_line_is_checked_before_anything_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configs: list[ServeConfig] = []
+    monkeypatch.setattr("motet.server.run.run", configs.append)
+    arguments = ["--policy", "fcfs", "--ttft-slo", "2.5", "--cluster-adapters", "3"]
+    assert CliRunner().invoke(app, ["serve", *arguments]).exit_code == 0
+    [engine] = [config.engine for config in configs]
+    assert (engine.policy, engine.ttft_slo_s, engine.num_cluster_adapters) == ("fcfs", 2.5, 3)
+    refused = CliRunner().invoke(app, ["serve", "--policy", "lifo"])
+    assert refused.exit_code == 1
+    assert "lifo" in refused.output
+    assert len(configs) == 1

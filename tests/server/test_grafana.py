@@ -72,6 +72,7 @@ def test_it_has_the_rows_of_a_server_and_no_panel_over_another() -> None:
         "Memory and adapters",
         "Cold starts of adapters",
         "Errors and processes",
+        "Tenants and refusals",
     ]
     assert {"datasource", "instance", "model"} == VARIABLES.keys()
     assert any('model=~"$model"' in query for query in QUERIES)

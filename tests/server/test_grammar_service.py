@@ -11,8 +11,10 @@ import pytest
 
 from motet.core.errors import MotetError
 from motet.server import grammar_service
+from motet.server.errors import OverloadedError
 from motet.server.grammar_service import GrammarService
 from motet.server.grammar_worker import CheckEndedError, CheckFailedError, GrammarWorker
+from motet.server.refusals import RefusalReason
 from motet.server.structured import Constraint
 
 HANGS = '{"type": "integer", "multipleOf": 99999989}'
@@ -111,8 +113,9 @@ def test_so_many_may_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(refused) == 2
         for task in refused:
             error = task.exception()
-            assert isinstance(error, MotetError)
-            assert error.code == "overloaded"
+            assert isinstance(error, OverloadedError)
+            assert error.reason is RefusalReason.GRAMMARS
+            assert error.headers["Retry-After"] == "5"
         worker.go_on.set()
         results = await asyncio.gather(*asking, return_exceptions=True)
         assert sum(isinstance(each, str) for each in results) == 4
@@ -146,9 +149,8 @@ def test_none_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(service: GrammarService, worker: FakeWorker) -> None:
         first = asyncio.create_task(service.compile(regex("first")))
         await asyncio.sleep(0)
-        with pytest.raises(MotetError) as caught:
+        with pytest.raises(OverloadedError):
             await service.compile(regex("second"))
-        assert caught.value.code == "overloaded"
         worker.go_on.set()
         assert await first == "grammar of first"
 

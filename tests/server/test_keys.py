@@ -85,6 +85,7 @@ KEYS = st.builds(
     limits=st.builds(
         KeyLimits, requests_per_minute=COUNTS, tokens_per_minute=COUNTS, max_concurrent=COUNTS
     ),
+    weight=st.floats(0.01, 100),
     created_at=TIMES,
     expires_at=st.none() | TIMES,
 )
@@ -135,6 +136,7 @@ RECORD = json.loads(
         {"adapters": ["a[b]"]},
         {"limits": {"requests_per_minute": 0}},
         {"limits": {"requests_per_hour": 1}},
+        *({"weight": each} for each in (0, 101, -1, None, True, "2", float("inf"), float("nan"))),
         {"secret": "x"},
     ],
 )
@@ -210,7 +212,8 @@ def test_a_created_key_is_shown_once_and_the_file_has_its_digest(
     options = ["--keys-file", str(path)]
     status, output = motet(
         *("keys", "create", "alice", "--tenant", "acme", "--adapter", "acme/*"),
-        *("--adapter", "red", "--requests-per-minute", "60", "--expires-in", "90d", *options),
+        *("--adapter", "red", "--requests-per-minute", "60", "--expires-in", "90d"),
+        *("--weight", "2.5", *options),
     )
     assert status == 0
     secret = output.strip()
@@ -219,6 +222,7 @@ def test_a_created_key_is_shown_once_and_the_file_has_its_digest(
     assert (key.id, key.tenant, key.adapters) == ("alice", "acme", ["acme/*", "red"])
     assert key.limits == KeyLimits(requests_per_minute=60)
     assert key.expires_at == key.created_at + timedelta(days=90)
+    assert key.weight == key.principal.weight == 2.5
     assert not key.principal.is_admin
     assert secret not in path.read_text()
 
@@ -226,11 +230,12 @@ def test_a_created_key_is_shown_once_and_the_file_has_its_digest(
     root = read_keys(path)[1]
     assert root.principal.is_admin
     assert (root.tenant, root.adapters, root.expires_at) == ("root", None, None)
+    assert root.principal.weight == 1
 
     monkeypatch.setenv("COLUMNS", "200")
     status, output = motet("keys", "list", *options)
     assert status == 0
-    for text in ("alice", "acme/*, red", "60 requests/min", "root", "never"):
+    for text in ("alice", "acme/*, red", "60 requests/min", "2.5", "root", "never"):
         assert text in output
     assert key.sha256 not in output
 
@@ -245,6 +250,10 @@ def test_a_created_key_is_shown_once_and_the_file_has_its_digest(
         (("create", "a b"), "cannot be as asked for"),
         (("create", "bob", "--adapter", "a[b]"), "cannot be as asked for"),
         (("create", "bob", "--tenant", ""), "cannot be as asked for"),
+        *(
+            (("create", "bob", "--weight", each), "weight")
+            for each in ("0", "-1", "inf", "nan", "1e3")
+        ),
         (("create", "bob", "--expires-in", "0d"), "90d"),
         (("create", "bob", "--expires-in", "soon"), "90d"),
         (("revoke", "bob"), "there are: alice"),

@@ -171,7 +171,7 @@ def test_adapters_are_ordered_by_all_that_they_take() -> None:
         adapter("device, with prefixes", 2, 3, 0),
     ]
     report = MemoryReport("id", some_stats(), 5, adapters)
-    memory = memory_json(report, ENGINE, num_names=7, names_of=lambda _: [])
+    memory = memory_json(report, ENGINE, policy="fcfs", num_names=7, names_of=lambda _: [])
     assert [each["digest"] for each in memory["adapters"]] == [
         "device, with prefixes",
         "device",

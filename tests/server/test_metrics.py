@@ -5,10 +5,10 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from motet.server.bounded_labels import OTHER
 from motet.server.metrics import (
     MAX_HISTOGRAM_LABELS,
     MAX_MODEL_LABELS,
-    OTHER_MODELS,
     Metrics,
 )
 from tests.server.conftest import StartServer
@@ -113,7 +113,7 @@ def test_the_number_of_labels_is_bounded_and_less_so_for_histograms() -> None:
 
     for name in ("motet_output_tokens_total", "motet_requests_total", "motet_active_requests"):
         assert len(models(name)) == MAX_MODEL_LABELS + 1
-    assert samples["motet_output_tokens_total", (("model", OTHER_MODELS),)] == 100
+    assert samples["motet_output_tokens_total", (("model", OTHER),)] == 100
     for name in (
         "motet_time_to_first_token_seconds_count",
         "motet_inter_token_latency_seconds_count",
@@ -122,7 +122,7 @@ def test_the_number_of_labels_is_bounded_and_less_so_for_histograms() -> None:
     ):
         assert len(models(name)) == MAX_HISTOGRAM_LABELS + 1
         num_others = MAX_MODEL_LABELS + 50 - MAX_HISTOGRAM_LABELS
-        assert samples[name, (("model", OTHER_MODELS),)] == num_others
+        assert samples[name, (("model", OTHER),)] == num_others
     assert len(samples) < 6000
 
 

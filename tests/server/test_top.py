@@ -50,7 +50,11 @@ def memory(num_adapters: int, **stats: Any) -> dict[str, Any]:
     }
     report = MemoryReport("id", some_stats(**{**defaults, **stats}), 0, adapters)
     return memory_json(
-        report, ENGINE, num_names=10_000, names_of=lambda digest: [f"customer-{int(digest)}"]
+        report,
+        ENGINE,
+        policy="fair+slo",
+        num_names=10_000,
+        names_of=lambda digest: [f"customer-{int(digest)}"],
     )
 
 
@@ -103,6 +107,7 @@ def test_rates_are_what_changed_since_the_frame_before() -> None:
         "num_prefix_hit_tokens": 50,
         "num_adapter_hits": 10,
         "num_adapter_misses": 10,
+        "num_refusals": 1200,
     }
     later = {
         **counters,
@@ -113,17 +118,20 @@ def test_rates_are_what_changed_since_the_frame_before() -> None:
         "num_prefix_hit_tokens": 125,
         "num_adapter_hits": 19,
         "num_adapter_misses": 11,
+        "num_refusals": 1203,
     }
     before = Sample(memory(1, **counters), 10.0)
     after = Sample(memory(1, **later), 12.0)
     text = "\n".join(lines(after, before))
     rates = "prompt tokens 1,000.0, output tokens 50.0, loads 0.5, evictions 0.0"
     assert rates in text
+    assert "Policy fair+slo, refused 1,203 (1.5 per s)" in text
     assert "prefix 75 % (ever 62 %), adapters 90 % (ever 63 %)" in text
     # Without a frame before, or after a restart of the engine, there is nothing to compare with.
     for previous in (None, Sample(memory(1, **later), 9.0)):
         text = "\n".join(lines(before, previous))
         assert "prompt tokens -, " in text
+        assert "refused 1,200 (- per s)" in text
         assert "prefix - (ever 50 %)" in text
 
 

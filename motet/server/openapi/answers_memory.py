@@ -102,11 +102,13 @@ class AdapterCounters(TypedDict):
 
 
 class Requests(TypedDict):
-    """Requests in the engine."""
+    """Requests in the engine, and the policy that they wait by."""
 
     running: Count
     waiting: Count
     preemptions: Count
+    refusals: Count
+    policy: str
 
 
 class Work(TypedDict):

@@ -31,7 +31,13 @@ def view(**changes: int) -> MemoryView:
     )
     report = MemoryReport("1", stats(**changes), num_base_prefix_pages=1, adapters=[adapter])
     ready = EngineReady("base", TINY, "float32", "cpu", 64, 16, 4096, 100)
-    answer = memory_json(report, ready, num_names=3, names_of=lambda digest: [f"{digest}-name"])
+    answer = memory_json(
+        report,
+        ready,
+        policy="fcfs",
+        num_names=3,
+        names_of=lambda digest: [f"{digest}-name"],
+    )
     return memory_view(orjson.loads(orjson.dumps(answer)))
 
 
