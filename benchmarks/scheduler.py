@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from benchmarks.machine import describe_machine
+from motet.bench.environment import describe_machine
 from motet.core.config import EngineConfig
 from motet.core.messages import AddRequest
 from motet.core.sampling import SamplingParams

@@ -1,5 +1,5 @@
-"""The command line: `motet serve`, `adapters`, `keys`, `top`, `complete`, `check`, `train-router`
-and `import-router`.
+"""The command line: `motet serve`, `adapters`, `keys`, `top`, `complete`, `check`, `bench`,
+`train-router` and `import-router`.
 
 Owns: which commands there are.
 Does not know: their options and how anything is done; each is a module of its own.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import typer
 
 from motet.server import (
+    bench_command,
     check,
     import_command,
     keys_command,
@@ -45,6 +46,11 @@ keys_app.command("revoke")(keys_command.revoke)
 app.command("top")(top.top)
 app.command("complete")(remote.complete)
 app.command("check")(check.check)
+bench_app = typer.Typer(help="Put a workload on a server, and see what came of it.")
+app.add_typer(bench_app, name="bench", no_args_is_help=True)
+bench_app.command("run")(bench_command.run)
+bench_app.command("report")(bench_command.report)
+bench_app.command("workloads")(bench_command.workloads)
 app.command("import-router")(import_command.import_router)
 app.command("train-router")(train_router_command.train_router)
 
