@@ -1,83 +1,77 @@
-"""The workload generator of S-LoRA's evaluation: who asks, when, and for how much.
+"""Writes a workload as JSON lines, or says what is in it.
 
-Owns: the algorithm of its `benchmarks/trace.py`, so that equal parameters give its very numbers.
-Does not know: adapters' names and weights, nor how requests are sent.
+    python -m benchmarks.workloads                          lists all of them
+    python -m benchmarks.workloads zipf exponent=1.2        a summary of one
+    python -m benchmarks.workloads zipf --out zipf.jsonl    writes it, and the summary
 
-Two things to know before parameters are chosen. Popularity follows a power law with the cumulative
-distribution q ** alpha, so alpha = 1, the default there, is *uniform*, and a smaller one is more
-skewed. And S-LoRA's prompts are one word repeated, which a prefix cache would know by heart: here
-they are random tokens, from a generator of their own, so that the rest stays as it is there.
+Owns: the summary.
+Does not know: how workloads are drawn (`motet/bench/`).
 """
 
-import random
+import argparse
+import json
+import statistics
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-
-@dataclass(frozen=True, kw_only=True)
-class TraceSpec:
-    """Parameters of a trace, under S-LoRA's defaults where it has any.
-
-    Attributes:
-        alpha: skew of the popularity; 1 is uniform.
-        rate_per_s: requests per second, on average.
-        duration_s: with the rate it gives the number of requests; the last may come later.
-        cv: coefficient of variation of the gaps between arrivals; 1 is a Poisson process.
-        prompt_tokens: from the first to just below the second, evenly.
-        output_tokens: as `prompt_tokens`.
-    """
-
-    num_adapters: int
-    rate_per_s: float
-    duration_s: float
-    prompt_tokens: tuple[int, int] = (8, 512)
-    output_tokens: tuple[int, int] = (8, 512)
-    alpha: float = 1.0
-    cv: float = 1.0
-    seed: int = 42
-
-    @property
-    def num_requests(self) -> int:
-        return int(self.rate_per_s * self.duration_s)
+from motet.bench.named import WORKLOADS, make_workload
+from motet.bench.workload import Workload, encode_workload
 
 
-@dataclass(frozen=True, kw_only=True)
-class TraceRequest:
-    """One request of a trace; `arrival_s` counts from the trace's start."""
-
-    adapter_index: int
-    num_prompt_tokens: int
-    num_output_tokens: int
-    arrival_s: float
-
-
-def draw_trace(spec: TraceSpec) -> list[TraceRequest]:
-    """The requests in the order of their arrival.
-
-    Two specs that differ in `num_adapters` alone give the same trace but for the adapters.
-    """
-    # The same stream of numbers as numpy's global generator after np.random.seed(seed).
-    rng = np.random.RandomState(spec.seed)
-    count = spec.num_requests
-    adapters = (rng.power(spec.alpha, count) * spec.num_adapters).astype(int)
-    prompt_lengths = rng.randint(*spec.prompt_tokens, count)
-    output_lengths = rng.randint(*spec.output_tokens, count)
-    gaps_s = rng.gamma(shape=1 / spec.cv**2, scale=spec.cv**2 / spec.rate_per_s, size=count)
-    return [
-        TraceRequest(
-            adapter_index=int(adapter),
-            num_prompt_tokens=int(num_prompt_tokens),
-            num_output_tokens=int(num_output_tokens),
-            arrival_s=float(arrival_s),
-        )
-        for adapter, num_prompt_tokens, num_output_tokens, arrival_s in zip(
-            adapters, prompt_lengths, output_lengths, np.cumsum(gaps_s), strict=True
-        )
-    ]
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", nargs="?", help="of the workload; without it, all are listed")
+    parser.add_argument("parameters", nargs="*", metavar="key=value", help="those that differ")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--out", type=Path, help="the file to write")
+    options = parser.parse_args(arguments)
+    if options.name is None:
+        print(list_workloads())
+        return
+    try:
+        parameters = dict(_split(text) for text in options.parameters)
+        workload = make_workload(options.name, parameters, options.seed)
+        if options.out is not None:
+            options.out.write_bytes(encode_workload(workload))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print(json.dumps(summarise(workload), indent=2))
 
 
-def draw_prompt(rng: random.Random, token_ids: Sequence[int], num_tokens: int) -> list[int]:
-    """A prompt of fresh random tokens out of `token_ids`."""
-    return rng.choices(token_ids, k=num_tokens)
+def list_workloads() -> str:
+    """A line for each workload."""
+    width = max(map(len, WORKLOADS))
+    return "\n".join(f"{name:{width}}  {kind.description}" for name, kind in WORKLOADS.items())
+
+
+def summarise(workload: Workload) -> dict[str, Any]:
+    """The figures by which one workload is told from another; plain JSON values."""
+    requests = workload.requests
+    counts = Counter(request.adapter for request in requests)
+    last_s = requests[-1].arrival_s
+    return {
+        "name": workload.name,
+        "seed": workload.seed,
+        "num_requests": len(requests),
+        "num_adapters": len(workload.adapters),
+        "num_tenants": len({request.tenant for request in requests} - {None}),
+        "last_arrival_s": last_s,
+        "requests_per_s": round(len(requests) / last_s, 3) if last_s else None,
+        "mean_prompt_tokens": round(statistics.mean(r.num_prompt_tokens for r in requests), 1),
+        "mean_output_tokens": round(statistics.mean(r.num_output_tokens for r in requests), 1),
+        "longest_request_tokens": max(r.num_prompt_tokens + r.num_output_tokens for r in requests),
+        "share_of_most_popular_adapter": round(counts.most_common(1)[0][1] / len(requests), 4),
+    }
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"Cannot read {text!r}: expected key=value, such as rate_per_s=4.")
+    return name, value
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,6 @@ import torch
 from benchmarks.gpu.dummies import DummyAdapters
 from benchmarks.gpu.lora_pool import Ranks, row_elems
 from benchmarks.gpu.timing import synchronize
-from benchmarks.workloads import draw_prompt
 from motet.core.config import EngineConfig
 from motet.core.messages import (
     AbortRequest,
@@ -102,7 +101,7 @@ class EngineLab:
         """Queue a request with a fresh random prompt; its id."""
         request_id = str(self._num_requests)
         self._num_requests += 1
-        prompt = draw_prompt(self._rng, range(self._shape.vocab_size), num_prompt_tokens)
+        prompt = self._rng.choices(range(self._shape.vocab_size), k=num_prompt_tokens)
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
         self._parts.engine.handle(AddRequest(request_id, prompt, sampling, digest))
         return request_id

@@ -24,7 +24,7 @@ from benchmarks.gpu.parts import Case
 from benchmarks.gpu.plan import AdapterKind, TracePlan
 from benchmarks.gpu.plans import SETTINGS
 from benchmarks.gpu.results import Figure
-from benchmarks.workloads import TraceRequest, TraceSpec, draw_trace
+from motet.bench.trace import TraceRequest, TraceSpec, draw_trace
 from motet.core.shape import ModelShape
 
 _NUM_DRAWN = 4096  # requests, which then come again with other prompts

@@ -20,7 +20,6 @@ from benchmarks.open_loop import Completion
 from benchmarks.serve_config import serve_config_command
 from benchmarks.server_process import MOTET_SERVE, ServerProcess
 from benchmarks.work import plain_token_ids
-from benchmarks.workloads import draw_prompt
 from motet.core.config import EngineConfig
 
 
@@ -81,7 +80,7 @@ class Lab:
 
     def tokens(self, rng: random.Random, num_tokens: int) -> list[int]:
         """Fresh random tokens without a meaning of their own."""
-        return draw_prompt(rng, self._token_ids, num_tokens)
+        return rng.choices(self._token_ids, k=num_tokens)
 
     def close(self) -> None:
         """Stop all servers."""

@@ -18,7 +18,7 @@ from benchmarks.many_adapters.memory_view import Counters, read_memory
 from benchmarks.many_adapters.plan import TracePlan
 from benchmarks.open_loop import Answer, TimedCompletion, play
 from benchmarks.server_process import ServerProcess
-from benchmarks.workloads import TraceRequest, TraceSpec, draw_trace
+from motet.bench.trace import TraceRequest, TraceSpec, draw_trace
 
 _FIRST_SEED = 42  # S-LoRA's
 

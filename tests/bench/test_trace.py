@@ -1,13 +1,11 @@
 """Traces are S-LoRA's to the last number, and the traps in its parameters are known."""
 
-import random
-import statistics
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from benchmarks.workloads import TraceSpec, draw_prompt, draw_trace
+from motet.bench.trace import TraceSpec, draw_trace
 
 LARGE = {"rate_per_s": 10.0, "duration_s": 2000.0}
 
@@ -87,6 +85,20 @@ def test_gaps_have_the_mean_of_the_rate_and_the_asked_variation(cv: float) -> No
     assert gaps_s.std() / gaps_s.mean() == pytest.approx(cv, rel=0.15)
 
 
+def test_alpha_can_be_the_exponent_of_zipfs_law() -> None:
+    trace = draw_trace(TraceSpec(num_adapters=50, alpha=1.0, is_zipf=True, **LARGE))
+    counts = Counter(request.adapter_index for request in trace)
+    harmonic = sum(1 / i for i in range(1, 51))
+    for index in (0, 1, 9):
+        expected = len(trace) / (index + 1) / harmonic
+        assert counts[index] == pytest.approx(expected, rel=0.1)
+
+
+def test_a_cv_of_0_is_an_even_pace() -> None:
+    trace = draw_trace(TraceSpec(num_adapters=1, rate_per_s=4, duration_s=2, cv=0))
+    assert [request.arrival_s for request in trace] == [0.25 * i for i in range(1, 9)]
+
+
 def test_more_adapters_change_the_adapters_alone() -> None:
     few, many = (
         draw_trace(TraceSpec(num_adapters=count, rate_per_s=4, duration_s=16))
@@ -98,11 +110,3 @@ def test_more_adapters_change_the_adapters_alone() -> None:
         assert one.num_prompt_tokens == other.num_prompt_tokens
         assert one.num_output_tokens == other.num_output_tokens
         assert one.arrival_s == other.arrival_s
-
-
-def test_prompts_are_random_and_do_not_touch_the_trace() -> None:
-    rng = random.Random(3)
-    prompts = [draw_prompt(rng, range(1000), 20) for _ in range(50)]
-    assert len({tuple(prompt) for prompt in prompts}) == 50
-    assert statistics.mean(len(set(prompt)) for prompt in prompts) > 15
-    assert draw_prompt(random.Random(3), range(1000), 20) == prompts[0]
