@@ -1,14 +1,10 @@
-"""What this machine is, and how fast it reads memory.
+"""What this machine computes with, and how fast it reads memory.
 
-Owns: facts about the machine that reports carry.
+Owns: facts about the machine that need torch; others are in `motet/bench/environment.py`.
 Does not know: what is measured on it.
 """
 
-import os
-import platform
 import time
-from importlib.metadata import version
-from typing import Any
 
 import torch
 
@@ -16,17 +12,6 @@ from motet.kernels.host_memory import zeros_on_huge_pages
 
 _BUFFER_BYTES = 1 << 30  # many times any cache
 _NUM_SUMS = 7
-
-
-def describe_machine(*packages: str) -> dict[str, Any]:
-    """Cores, architecture, Python, and the versions of these packages."""
-    return {
-        "cores": os.cpu_count(),
-        "cores_allowed": len(os.sched_getaffinity(0)),
-        "arch": platform.machine(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
 
 
 def device_name() -> str:

@@ -26,9 +26,9 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.machine import describe_machine
 from benchmarks.open_loop import Answer, Completion, CompletionClient, CompletionError
 from benchmarks.server_process import MOTET_SERVE, ServerProcess
+from motet.bench.environment import describe_machine
 
 NAME = "voice"
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "adapters"

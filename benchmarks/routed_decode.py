@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.kernels_lora import NUM_LAYERS, PAGE_ELEMS, build_pool
-from benchmarks.machine import describe_machine
+from motet.bench.environment import describe_machine
 from motet.kernels.cpu_backend import CpuKernels
 from motet.kernels.host_memory import zeros_on_huge_pages
 from motet.kernels.types import (

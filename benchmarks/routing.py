@@ -30,13 +30,13 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.machine import describe_machine
 from benchmarks.routing_accuracy import Accuracy, measure_accuracy
 from benchmarks.routing_mixed import differing_requests
 from benchmarks.routing_parity import max_logit_diff
 from benchmarks.routing_questions import read_messages
 from benchmarks.routing_speed import RandomSet, SpeedPlan, decode_rates, write_random_set
 from benchmarks.server_process import MOTET_SERVE, ServerProcess
+from motet.bench.environment import describe_machine
 from motet.models.default_model import default_model_dir
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

@@ -32,8 +32,9 @@ import torch
 from benchmarks.bookkeeping import measure_bookkeeping
 from benchmarks.gpu.engine_lab import EngineLab
 from benchmarks.gpu.lora_pool import row_elems, uniform_ranks
-from benchmarks.machine import describe_machine, read_bandwidth_bytes_per_s
+from benchmarks.machine import read_bandwidth_bytes_per_s
 from benchmarks.matmul_floor import product_times_s
+from motet.bench.environment import describe_machine
 from motet.core.config import EngineConfig
 from motet.kernels.cpu_backend import CpuKernels
 from motet.models.checkpoint import Checkpoint

@@ -22,8 +22,8 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.machine import describe_machine
 from benchmarks.server_process import MOTET_SERVE, ServerProcess
+from motet.bench.environment import describe_machine
 
 _NUM_PROMPT_TOKENS = 32
 _FIRST_TOKEN_ID, _END_TOKEN_ID = 1000, 40_000  # ordinary words of the default model

@@ -28,10 +28,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_machine
 from benchmarks.motet_side import MotetSide
 from benchmarks.peft_side import PeftSide
 from benchmarks.work import Outcome, Round, draw_round, plain_token_ids
+from motet.bench.environment import describe_machine
 
 RANKS = (8, 16, 32, 64)
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks.machine import describe_machine, device_name
+from benchmarks.machine import device_name
 from benchmarks.many_adapters.cached_ttft import measure_cached_ttft
 from benchmarks.many_adapters.cold_load import measure_cold_load
 from benchmarks.many_adapters.figures import PartReport
@@ -31,6 +31,7 @@ from benchmarks.many_adapters.plan import FULL, QUICK, Plan
 from benchmarks.many_adapters.registration import measure_registration
 from benchmarks.many_adapters.throughput import measure_throughput
 from benchmarks.many_adapters.unified import measure_unified
+from motet.bench.environment import describe_machine
 
 # In this order: `page_loss` needs a server on which nothing has run, which `leaks` then uses.
 PARTS: Mapping[str, Callable[[Lab], PartReport]] = {

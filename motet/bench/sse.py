@@ -4,16 +4,24 @@ Owns: what counts as a whole stream, and the times of its parts.
 Does not know: which HTTP client the lines come from.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+
+import msgspec
 
 
 class StreamError(Exception):
-    """The stream carried an error, ended early, or lacked its usage."""
+    """The stream carried an error, ended early, lacked its usage, or was no such stream.
+
+    Attributes:
+        code: the server's name for an error of its own, else ours.
+    """
+
+    def __init__(self, message: str, *, code: str = "bad_stream") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(kw_only=True)
@@ -22,7 +30,7 @@ class Stream:
 
     Attributes:
         text: all that was generated.
-        num_output_tokens: the server's own count, from the usage chunk.
+        num_prompt_tokens, num_output_tokens: the server's own count, from the usage chunk.
         num_cached_tokens: prompt tokens that the server did not have to compute, by its own count.
         piece_times_s: when each piece came, from the start. A piece is text, or the end of the
             answer; a server may hold text back until a character is whole, so a piece can be more
@@ -31,6 +39,7 @@ class Stream:
     """
 
     text: str = ""
+    num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     num_cached_tokens: int = 0
     piece_times_s: list[float] = field(default_factory=list)
@@ -57,13 +66,50 @@ def read_stream(
         start_s: `clock()` at the moment when the request was sent.
 
     Raises:
-        StreamError: an error object in the stream, no `[DONE]`, no usage, or no piece at all.
+        StreamError: an error object in the stream, something that is no chunk, no `[DONE]`, no
+            usage, or no piece at all.
     """
     reader = StreamReader(start_s, clock)
     for line in lines:
         if reader.feed(line):
             break
     return reader.result()
+
+
+class _PromptDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct, frozen=True, kw_only=True):
+    completion_tokens: int
+    prompt_tokens: int = 0
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+class _Delta(msgspec.Struct, frozen=True):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    """Of either endpoint: chat completions have the text in `delta`, completions in `text`."""
+
+    text: str | None = None
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Error(msgspec.Struct, frozen=True):
+    code: str | int | None = None
+    message: str | None = None
+
+
+class _Chunk(msgspec.Struct, frozen=True):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: _Error | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Chunk)
 
 
 class StreamReader:
@@ -73,21 +119,24 @@ class StreamReader:
         self._start_s = start_s
         self._clock = clock
         self._stream = Stream()
-        self._usage: dict[str, Any] | None = None
+        self._usage: _Usage | None = None
         self._has_ended = False
 
+    @property
+    def piece_times_s(self) -> list[float]:
+        """When the pieces came that there have been, from the start."""
+        return self._stream.piece_times_s
+
     def feed(self, line: bytes) -> bool:
-        """Take the next line; True after the last. Raises StreamError for an error object."""
+        """Take the next line; True after the last. Raises StreamError for what is no good."""
         if not line.startswith(b"data:"):
             return False  # blank lines, and comments that keep the connection alive
         data = line[len(b"data:") :].strip()
         if data == b"[DONE]":
             self._has_ended = True
             return True
-        chunk = json.loads(data)
-        if error := chunk.get("error"):
-            raise StreamError(f"error in the stream: {error.get('code')}: {error.get('message')}")
-        self._usage = chunk.get("usage") or self._usage
+        chunk = _decode(data)
+        self._usage = chunk.usage or self._usage
         text, is_end = _piece(chunk)
         if text or is_end:
             self._stream.piece_times_s.append(self._clock() - self._start_s)
@@ -97,26 +146,40 @@ class StreamReader:
     def result(self) -> Stream:
         """The whole stream. Raises StreamError if it is not whole."""
         if not self._has_ended:
-            raise StreamError("the stream ended without [DONE]")
+            raise StreamError("the stream ended without [DONE]", code="incomplete_stream")
         stream, usage = self._stream, self._usage
         stream.total_s = self._clock() - self._start_s
         if usage is None:
-            raise StreamError("no usage in the stream, though stream_options asked for it")
-        stream.num_output_tokens = usage["completion_tokens"]
-        details = usage.get("prompt_tokens_details") or {}
-        stream.num_cached_tokens = details.get("cached_tokens", 0)
+            raise StreamError(
+                "no usage in the stream, though stream_options asked for it", code="no_usage"
+            )
+        stream.num_prompt_tokens = usage.prompt_tokens
+        stream.num_output_tokens = usage.completion_tokens
+        details = usage.prompt_tokens_details or _PromptDetails()
+        stream.num_cached_tokens = details.cached_tokens or 0
         if not stream.piece_times_s:
             raise StreamError(f"no text in the stream, of {stream.num_output_tokens} tokens")
         return stream
 
 
-def _piece(chunk: dict[str, Any]) -> tuple[str, bool]:
-    """The text of a chunk of either endpoint, and whether it ends the answer.
+def _decode(data: bytes) -> _Chunk:
+    """A chunk. Raises StreamError if it is none, or if it tells of an error."""
+    try:
+        chunk = _DECODER.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StreamError(f"the stream has something that is no chunk: {error}") from error
+    if chunk.error is not None:
+        code, message = chunk.error.code, chunk.error.message
+        raise StreamError(f"error in the stream: {code}: {message}", code=str(code or "error"))
+    return chunk
 
-    Chat completions have the text in `delta.content`, completions in `text`.
-    """
-    choices = chunk["choices"]
-    text = "".join(
-        choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in choices
-    )
-    return text, any(choice.get("finish_reason") for choice in choices)
+
+def _piece(chunk: _Chunk) -> tuple[str, bool]:
+    """The text of a chunk, and whether it ends the answer."""
+    text = "".join(_text(choice) for choice in chunk.choices)
+    return text, any(choice.finish_reason for choice in chunk.choices)
+
+
+def _text(choice: _Choice) -> str:
+    in_delta = choice.delta.content if choice.delta is not None else None
+    return choice.text or in_delta or ""

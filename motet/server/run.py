@@ -16,6 +16,7 @@ import structlog
 from rich.console import Console
 from uvicorn.loops.auto import auto_loop_factory
 
+from motet.core.loop_lag import watched_loop_lag
 from motet.server.adapter_startup import adapter_directory, opened_store, running_adapters
 from motet.server.app import create_apps
 from motet.server.auth import Surface
@@ -29,7 +30,6 @@ from motet.server.http_server import HttpServer
 from motet.server.key_ring import following, open_key_ring
 from motet.server.listeners import bound_sockets, url_of
 from motet.server.logs import configure_logging, log_loop_error
-from motet.server.loop_lag import watched_loop_lag
 from motet.server.metrics import Metrics
 from motet.server.model_dir import EMBEDDED_MODEL_NAME, model_dir_for
 from motet.server.registry import AdapterRegistry

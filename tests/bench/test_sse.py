@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from motet.bench.sse import StreamError, read_stream
+from motet.bench.sse import StreamError, StreamReader, read_stream
 
 
 def chunk(text: str | None = None, **fields: Any) -> bytes:
@@ -14,7 +14,7 @@ def chunk(text: str | None = None, **fields: Any) -> bytes:
     return b"data: " + json.dumps({"choices": choices, **fields}).encode()
 
 
-USAGE = chunk(usage={"completion_tokens": 3})
+USAGE = chunk(usage={"completion_tokens": 3, "prompt_tokens": 5})
 DONE = b"data: [DONE]"
 
 
@@ -32,7 +32,7 @@ def test_times_and_text_of_a_chat() -> None:
     lines = [b": keep-alive", role, b"", chunk("two "), chunk("voices"), chunk("!"), USAGE, DONE]
     stream = read(*lines, clock=ticks(0.5, 0.75, 2.0, 2.25))
     assert stream.text == "two voices!"
-    assert stream.num_output_tokens == 3
+    assert (stream.num_prompt_tokens, stream.num_output_tokens) == (5, 3)
     assert stream.ttft_s == 0.5  # the role alone is no text
     assert stream.itl_s == [0.25, 1.25]
     assert stream.total_s == 2.25
@@ -50,8 +50,31 @@ def test_text_of_a_completion_with_line_ends() -> None:
         ([chunk("a"), DONE], "no usage"),
         ([USAGE, DONE], "no text"),
         ([chunk("a"), b'data: {"error": {"code": "engine_dead", "message": "x"}}'], "engine_dead"),
+        ([b'data: {"error": {"code": 500, "message": "x"}}'], "500: x"),
+        ([b"data: 3", DONE], "no chunk"),
+        ([b"data: {"], "no chunk"),
+        ([b"data: \xff\xfe"], "no chunk"),
+        ([b'data: {"choices": [{"text": 1}]}'], "no chunk"),
+        ([chunk("a", usage={"completion_tokens": "many"})], "no chunk"),
     ],
 )
 def test_a_stream_that_is_not_whole_is_refused(lines: list[bytes], complaint: str) -> None:
     with pytest.raises(StreamError, match=complaint):
         read(*lines)
+
+
+def test_the_code_of_an_error_is_the_servers() -> None:
+    with pytest.raises(StreamError) as caught:
+        read(b'data: {"error": {"code": "engine_dead", "message": "x"}}')
+    assert caught.value.code == "engine_dead"
+
+
+def test_the_pieces_of_a_stream_that_breaks_off_are_known() -> None:
+    times = ticks(0.5, 0.75)
+    reader = StreamReader(0.0, lambda: next(times))
+    for line in (chunk("two "), chunk("voices")):
+        reader.feed(line)
+    with pytest.raises(StreamError) as caught:
+        reader.result()
+    assert caught.value.code == "incomplete_stream"
+    assert reader.piece_times_s == [0.5, 0.75]
