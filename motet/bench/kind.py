@@ -105,7 +105,7 @@ class WorkloadKind(Generic[SpecT]):
         return Workload(
             name=self.name,
             seed=seed,
-            parameters={**msgspec.to_builtins(spec), "ranks": dict(drawn.ranks)},
+            parameters={**_plain(spec), "ranks": dict(drawn.ranks)},
             requests=drawn.requests,
         )
 
@@ -148,10 +148,15 @@ class WorkloadKind(Generic[SpecT]):
         return Parameter(
             name=info.name,
             type_name=_type_name(_bare(info.type)),
-            default=msgspec.to_builtins(default),
+            default=_plain(default),
             is_required=info.required and info.name not in self.defaults,
             help=_help(info.type),
         )
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from a file: tuples become lists, structs become objects."""
+    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 def _bare(kind: Any) -> Any:
@@ -173,4 +178,4 @@ def _type_name(kind: Any) -> str:
         return ",".join("…" if each is Ellipsis else _type_name(_bare(each)) for each in args)
     if origin in (Union, types.UnionType):
         return "|".join(_type_name(_bare(each)) for each in args)
-    return "none" if kind is type(None) else str(kind.__name__)
+    return "null" if kind is type(None) else str(kind.__name__)

@@ -1,6 +1,6 @@
 """What most kinds of workload have in common: arrivals, lengths, and adapters numbered on.
 
-Owns: the parameters of these, and how they are drawn.
+Owns: the parameters of these, how they are drawn, and the order of requests.
 Does not know: which adapter a request is for.
 
 All numbers come from `numpy.random.RandomState`: its streams are frozen, those of numpy's newer
@@ -14,9 +14,11 @@ from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from motet.bench.kind import Spec
+from motet.bench.workload import WorkRequest
 
 # A workload is held in memory as a whole, and written as a file.
 MAX_REQUESTS = 5_000_000
@@ -25,6 +27,26 @@ LONGEST = 1 << 20  # tokens of one prompt or answer
 NumTokens = Annotated[int, Meta(ge=1, le=LONGEST)]
 Lengths = tuple[NumTokens, NumTokens]
 Rank = Annotated[int, Meta(ge=1, le=4096)]
+
+DurationS = Annotated[
+    float,
+    Meta(gt=0, le=1e7, description="with the rate it gives how many; the last may come later"),
+]
+Cv = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=100,
+        description="variation of the gaps between arrivals: 0 is an even pace, 1 is a Poisson "
+        "process, more is bursts (gamma)",
+    ),
+]
+PromptTokens = Annotated[
+    Lengths, Meta(description="of a prompt: from the first to just below the second, evenly")
+]
+OutputTokens = Annotated[
+    Lengths, Meta(description="of an answer: from the first to just below the second, evenly")
+]
 
 # Parameters of adapters that are numbered on.
 NumAdapters = Annotated[int, Meta(ge=1, le=10_000_000, description="how many adapters there are")]
@@ -49,19 +71,8 @@ class Arrivals(Spec, frozen=True, kw_only=True):
     rate_per_s: Annotated[
         float, Meta(gt=0, le=1e6, description="requests a second, on average")
     ] = 2.0
-    duration_s: Annotated[
-        float,
-        Meta(gt=0, le=1e7, description="with the rate it gives how many; the last may come later"),
-    ] = 300.0
-    cv: Annotated[
-        float,
-        Meta(
-            ge=0,
-            le=100,
-            description="variation of the gaps between arrivals: 0 is an even pace, 1 is a Poisson "
-            "process, more is bursts (gamma)",
-        ),
-    ] = 1.0
+    duration_s: DurationS = 300.0
+    cv: Cv = 1.0
 
     def __post_init__(self) -> None:
         check_count(self.num_requests)
@@ -74,21 +85,16 @@ class Arrivals(Spec, frozen=True, kw_only=True):
 class Load(Arrivals, frozen=True, kw_only=True):
     """When requests come, and how long they are."""
 
-    prompt_tokens: Annotated[
-        Lengths, Meta(description="of a prompt: from the first to just below the second, evenly")
-    ] = (8, 512)
-    output_tokens: Annotated[Lengths, Meta(description="of an answer, likewise")] = (8, 512)
+    prompt_tokens: PromptTokens = (8, 512)
+    output_tokens: OutputTokens = (8, 512)
     length_scale: Annotated[
         float, Meta(gt=0, le=100, description="multiplies all lengths, for a small machine")
     ] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, lengths in (
-            ("prompt_tokens", self.prompt_tokens),
-            ("output_tokens", self.output_tokens),
-        ):
-            check_range(name, lengths)
+        check_range("prompt_tokens", self.prompt_tokens)
+        check_range("output_tokens", self.output_tokens)
 
     def scaled(self, lengths: Lengths) -> Lengths:
         """Times `length_scale`; at least one token is left to draw."""
@@ -115,7 +121,7 @@ def check_count(count: int) -> None:
     """Raise ValueError unless a workload of so many requests can be made."""
     if not 1 <= count <= MAX_REQUESTS:
         raise ValueError(
-            f"rate_per_s times duration_s are {count} requests: "
+            f"The rate and the duration make {count:,} requests: "
             f"expected 1 to {MAX_REQUESTS:,} of them."
         )
 
@@ -160,3 +166,21 @@ def draw_lengths(rng: np.random.RandomState, lengths: Lengths, count: int) -> li
 def round_times(times_s: NDArray[Any]) -> list[float]:
     """To microseconds."""
     return [round(time_s, 6) for time_s in times_s.tolist()]
+
+
+def in_order(requests: Iterable[WorkRequest]) -> list[WorkRequest]:
+    """Requests of several sources in the order of their arrival, with their index in it.
+
+    Args:
+        requests: their `index` is any number that no other has; `after` is told by these.
+    """
+    ordered = sorted(requests, key=lambda request: (request.arrival_s, request.index))
+    places = {request.index: place for place, request in enumerate(ordered)}
+    return [
+        replace(
+            request,
+            index=place,
+            after=None if request.after is None else places[request.after],
+        )
+        for place, request in enumerate(ordered)
+    ]

@@ -8,7 +8,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from motet.bench.kind import WorkloadKind
+from motet.bench.conversations import ConversationsSpec, draw_conversations
+from motet.bench.kind import Sweep, WorkloadKind
 from motet.bench.popularity import (
     PunicaMix,
     PunicaSpec,
@@ -18,7 +19,9 @@ from motet.bench.popularity import (
     draw_uniform_workload,
     draw_zipf_workload,
 )
-from motet.bench.slora import SLORA_KINDS
+from motet.bench.replay import ReplaySpec, draw_replay
+from motet.bench.slora import SETTINGS, SLORA_KINDS
+from motet.bench.tenants import TenantsSpec, draw_tenants_workload
 from motet.bench.workload import Workload
 
 
@@ -49,7 +52,39 @@ _KINDS: tuple[WorkloadKind[Any], ...] = (
     _punica("uniform", "n requests over sqrt(n) adapters, evenly"),
     _punica("skewed", "each adapter gets 1.5 times as many as the next less popular one"),
     _punica("identical", "all requests are for one adapter"),
+    WorkloadKind(
+        name="conversations",
+        description="turns that each extend the last, on system prompts that many share",
+        spec_type=ConversationsSpec,
+        draw=draw_conversations,
+    ),
+    WorkloadKind(
+        name="tenants",
+        description="tenants of different rates and lengths; one floods and one is polite",
+        spec_type=TenantsSpec,
+        draw=draw_tenants_workload,
+    ),
+    WorkloadKind(
+        name="replay",
+        description="a trace from a file: JSON lines, or CSV with a header",
+        spec_type=ReplaySpec,
+        draw=draw_replay,
+    ),
     *SLORA_KINDS,
+    WorkloadKind(
+        name="slora-a10g-req-rate-real",
+        description="S-LoRA: its rules for a real trace of yours; num_requests 300, 600, 900, 1200",
+        spec_type=ReplaySpec,
+        draw=draw_replay,
+        defaults={
+            "duration_s": 300.0,
+            "max_prompt_tokens": 511,
+            "max_output_tokens": 511,
+            "num_requests": 1200,
+            "rank_cycle": SETTINGS["S2"].ranks,
+        },
+        sweep=Sweep(parameter="num_requests", values=(300, 600, 900, 1200)),
+    ),
 )
 
 WORKLOADS: Mapping[str, WorkloadKind[Any]] = {kind.name: kind for kind in _KINDS}
@@ -58,9 +93,11 @@ WORKLOADS: Mapping[str, WorkloadKind[Any]] = {kind.name: kind for kind in _KINDS
 def make_workload(name: str, parameters: Mapping[str, Any], seed: int) -> Workload:
     """Draw the workload of this name. Equal arguments give equal workloads, on any machine.
 
+    Drawing takes time, and a replay reads a file: in an event loop, call it in a thread.
+
     Args:
         parameters: by name, those that differ from the defaults; a value is of the parameter's
-            type, or a string that spells it, such as "0.3" or, for a list, "8,512".
+            type, or a string that spells it, such as "0.3", "null" or, for a list, "8,512".
         seed: from 0 to 2**32 - 1.
 
     Returns:
