@@ -108,8 +108,13 @@ def make_workload(name: str, parameters: Mapping[str, Any], seed: int) -> Worklo
         ValueError: an unknown name or parameter, or a wrong value, with what was expected.
         OSError: a file that the workload is made of cannot be read.
     """
+    return find_workload(name).make(parameters, seed)
+
+
+def find_workload(name: str) -> WorkloadKind[Any]:
+    """The kind of this name. Raises ValueError for an unknown one, with those that are like it."""
     kind = WORKLOADS.get(name)
     if kind is None:
         near = difflib.get_close_matches(name, WORKLOADS, n=3) or WORKLOADS
         raise ValueError(f"There is no workload {name!r}. Try {', '.join(near)}.")
-    return kind.make(parameters, seed)
+    return kind
