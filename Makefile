@@ -29,7 +29,7 @@ format: ## rewrite the code in the format that `make check` wants
 	@deploy/venv.sh test
 	@$(VENV)/ruff check --fix && $(VENV)/ruff format
 
-load: ## load-test a running server (PORT=8000 USERS=16 DURATION=30s ARGS="--mix NAME=2,OTHER=1")
+load: ## load-test a running server (PORT=8000 USERS=16 DURATION=30s ARGS="--workload zipf --loop open")
 	@deploy/venv.sh load
 	@exec $(VENV)/python -m locust -f benchmarks/locustfile.py --headless --only-summary \
 		-u $(USERS) -r 8 -t $(DURATION) --stop-timeout 60 --host http://127.0.0.1:$(PORT) $(ARGS)

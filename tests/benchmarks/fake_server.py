@@ -1,7 +1,7 @@
 """A stand-in for the server: the endpoints that the benchmarks' clients use, without a model.
 
 Answers `delay_s` late, and one word at a time; the model "broken" breaks its streams off with an
-error. Started with `running`, in a thread.
+error, and "busy" has no room. Started with `running`, in a thread.
 """
 
 import asyncio
@@ -26,12 +26,13 @@ class FakeServer:
     """What it serves, and what it was asked.
 
     Attributes:
-        models: names that it has; "broken" may be one.
+        models: names that it has; "broken" and "busy" may be among them.
         api_key: refuse requests without it.
         is_healthy: what /health says.
         num_cached_tokens: what /v1/completions says of each prompt.
         asked: how often each model was asked.
         bodies: every request body.
+        asked_at_s: when they came, by `time.monotonic()`.
     """
 
     models: tuple[str, ...]
@@ -42,6 +43,7 @@ class FakeServer:
     port: int = 0
     asked: Counter[str] = field(default_factory=Counter)
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    asked_at_s: list[float] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -67,6 +69,9 @@ class FakeServer:
                 return JSONResponse({"error": {"code": "refused"}}, 404)
             self.asked[body["model"]] += 1
             self.bodies.append(body)
+            self.asked_at_s.append(time.monotonic())
+            if body["model"] == "busy":
+                return JSONResponse({"error": {"code": "overloaded"}}, 503, {"Retry-After": "1"})
             return StreamingResponse(self._stream(body["model"]), media_type="text/event-stream")
 
         @app.post("/v1/completions")
@@ -76,6 +81,9 @@ class FakeServer:
                 return JSONResponse({"error": {"code": "refused"}}, 404)
             self.asked[body["model"]] += 1
             self.bodies.append(body)
+            self.asked_at_s.append(time.monotonic())
+            if body["model"] == "busy":
+                return JSONResponse({"error": {"code": "overloaded"}}, 503, {"Retry-After": "1"})
             return StreamingResponse(self._complete(body), media_type="text/event-stream")
 
         return app
