@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from motet.memory.members import member_slots
+from motet.memory.page_pool import KV
 from motet.memory.unified import UnifiedMemory
 from motet.scheduler.line import WaitingLine
 from motet.scheduler.lookahead import AdapterLookahead
@@ -68,6 +69,7 @@ class Admission:
     ) -> None:
         self._residency = memory.residency
         self._geometry = memory.geometry
+        self._reclaimer = memory.reclaimer
         self._pages = pages
         self._line = line
         self._running = running
@@ -93,9 +95,7 @@ class Admission:
                 if not self._pass_over(seq, look):
                     return
             elif self._start(seq, look.adapters):
-                chunk = seq.schedule(min(budget, seq.num_unscheduled_tokens))
-                chunks.append(chunk)
-                budget -= chunk.num_new_tokens
+                budget -= self._schedule(seq, chunks, budget)
             else:
                 return
         for seq in self._line.following(look.num_passed, READ_AHEAD_SEQUENCES):
@@ -104,6 +104,25 @@ class Admission:
             look.adapters.update(seq.adapters)
             if not self._pass_over(seq, look):
                 return
+
+    def admit_owed(self, chunks: list[ScheduledChunk], budget: int) -> int:
+        """Start those first in line that are owed their turn, before others get what is left.
+
+        Args:
+            chunks, budget: as for `admit`.
+
+        Returns:
+            The tokens that are left.
+        """
+        while budget > 0 and (owed := self._line.owed()) is not None:
+            if not (self._is_ready(owed) and self.has_room(owed)):
+                break
+            seq = self._line.turn(0)
+            assert seq is owed
+            if not self._start(seq, {*seq.adapters}):
+                break
+            budget -= self._schedule(seq, chunks, budget)
+        return budget
 
     def bring_in_pinned(self) -> None:
         """Start what brings pinned adapters to the device that are not there."""
@@ -114,6 +133,17 @@ class Admission:
     def begin_step(self) -> None:
         """What was found out about the line in the last step holds no longer."""
         self.wanted = Wanted(self._find_wanted)
+
+    def has_room(self, seq: Sequence) -> bool:
+        """Whether what a waiting sequence needs next is there: its adapters' pages, or its own."""
+        if len(self._running) >= self._max_running:
+            return False
+        missing = [digest for digest in seq.adapters if not self._residency.is_placed(digest)]
+        if missing:
+            num_pages = sum(map(self._residency.num_pages, missing))
+            return self._reclaimer.has_room(num_pages, 0, seq.adapters)
+        num_kv_pages = self._geometry.num_kv_pages(seq.num_tokens)
+        return self._reclaimer.num_reclaimable(KV, seq.adapters) >= num_kv_pages
 
     def has_adapters(self, seq: Sequence) -> bool:
         """Whether all that it uses is on the device."""
@@ -149,6 +179,12 @@ class Admission:
             return False
         look.num_passed += 1
         return True
+
+    def _schedule(self, seq: Sequence, chunks: list[ScheduledChunk], budget: int) -> int:
+        """Give a sequence that has started tokens of the step; how many."""
+        chunk = seq.schedule(min(budget, seq.num_unscheduled_tokens))
+        chunks.append(chunk)
+        return chunk.num_new_tokens
 
     def _start(self, seq: Sequence, protected: set[str]) -> bool:
         """Give a waiting sequence its pages and have it run. False if there is no room."""

@@ -57,6 +57,12 @@ class PriorityLanes:
     def call(self, request: QueuedRequest) -> None:
         self._lanes[request.priority].policy.call(request)
 
+    def is_owed(self, request: QueuedRequest) -> bool:
+        return self._lanes[request.priority].policy.is_owed(request)
+
+    def has_excess(self, request: QueuedRequest) -> bool:
+        return self._lanes[request.priority].policy.has_excess(request)
+
     def refusals(self, now_s: float) -> list[Refusal]:
         lanes = self._lanes.values()
         return [refusal for lane in lanes for refusal in lane.policy.refusals(now_s)]

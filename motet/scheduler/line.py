@@ -13,7 +13,7 @@ from operator import attrgetter
 
 from motet.scheduler.lanes import PriorityLanes
 from motet.scheduler.policy import PolicyFactory, QueuedRequest, Refusal
-from motet.scheduler.sequence import Sequence
+from motet.scheduler.sequence import NOT_OWED, OWED, Sequence
 
 _place = attrgetter("place")
 
@@ -50,9 +50,21 @@ class WaitingLine:
         """
         called = self._called[index] if index < len(self._called) else None
         request = self._policy.next(self._in_play)
-        if request is None or (called is not None and called.place[0] <= request.priority):
+        if request is None or (called is not None and called.place[:2] <= self._rank(request)):
             return called
         return self._call(request)
+
+    def owed(self) -> Sequence | None:
+        """The first in line, if it is owed its turn; nobody is called."""
+        first = self._called[0] if self._called else None
+        request = self._policy.next(self._in_play)
+        if request is not None and (first is None or self._rank(request) < first.place[:2]):
+            return self._uncalled[request] if self._policy.is_owed(request) else None
+        return first if first is not None and first.is_owed else None
+
+    def has_excess(self, seq: Sequence) -> bool:
+        """Whether a running sequence may be sent back for one that is owed its turn."""
+        return not seq.is_owed and self._policy.has_excess(seq.queued)
 
     def following(self, index: int, count: int) -> Iterator[Sequence]:
         """From this place on, without calling anyone: who is likely to come next."""
@@ -111,9 +123,13 @@ class WaitingLine:
 
     def _call(self, request: QueuedRequest) -> Sequence:
         seq = self._uncalled.pop(request)
+        seq.place = (*self._rank(request), self._num_called)
         self._policy.call(request)
-        seq.place = (request.priority, self._num_called)
         self._num_called += 1
         self._in_play.update(seq.adapters)
         insort(self._called, seq, key=_place)
         return seq
+
+    def _rank(self, request: QueuedRequest) -> tuple[int, int]:
+        """What its place begins with."""
+        return request.priority, OWED if self._policy.is_owed(request) else NOT_OWED

@@ -98,6 +98,18 @@ class Policy(ABC):
         """
         self.remove(request)
 
+    def is_owed(self, request: QueuedRequest) -> bool:
+        """Whether a waiting one's sender has less in play than it is owed at once.
+
+        Called as one that is owed, it comes before all of its priority that are not. If there is
+        no room for it, one that has excess is sent back to the line.
+        """
+        return False
+
+    def has_excess(self, request: QueuedRequest) -> bool:
+        """Whether a called one's sender would have its share without it, or more."""
+        return False
+
     def refusals(self, now_s: float) -> list[Refusal]:
         """Requests that had better be told to go, called or not, but not started.
 

@@ -15,8 +15,10 @@ it computed stays in the prefix cache as long as nobody needs the pages, so it c
 Priorities come before the policy: lower numbers are called first. A sequence keeps the place it was
 called to as long as it lives, waiting or running, so the line says who is admitted next, who goes
 first in a step, who is preempted, and whose adapters may be evicted for whom. Nobody who runs is
-sent back to make room for one who waits. No priority ages: a request waits for as long as requests
-of lower numbers keep coming, and whoever gives numbers has to weigh that.
+sent back to make room for one who waits, unless the policy says that its place is owed to the one
+and the other's sender has more than it is owed (`Policy.is_owed`). No priority ages: a request
+waits for as long as requests of lower numbers keep coming, and whoever gives numbers has to weigh
+that.
 
 A step may be scheduled while the one before it is in flight. Then the tokens that this one samples
 are not known: a sequence that ends with such a token is computed once too often, and that result is
@@ -235,6 +237,8 @@ class Scheduler:
             return False
         # Each sequence may need a page, and the last in line may evict least.
         protected = self._line.adapters_ahead(self._running[-1])
+        if self._lacks_room(self._line.owed()) and any(map(self._line.has_excess, self._running)):
+            return False
         return self._reclaimer.num_reclaimable(KV, protected) >= len(self._running)
 
     def schedule(self) -> Plan:
@@ -243,7 +247,13 @@ class Scheduler:
         self._lookahead.begin_step()
         self._admission.begin_step()
         refusals = self._refuse()
-        budget = self._schedule_running(chunks)
+        self._displace()
+        prefills, budget = self._schedule_decodes(chunks)
+        owed = [seq for seq in prefills if seq.is_owed]
+        others = [seq for seq in prefills if not seq.is_owed]
+        budget = self._schedule_prefills(owed, chunks, budget)
+        budget = self._admission.admit_owed(chunks, budget)
+        budget = self._schedule_prefills(others, chunks, budget)
         self._admission.bring_in_pinned()
         self._admission.admit(chunks, budget)
         return Plan(Batch(chunks), self._lookahead.reads, self._lookahead.copies, refusals)
@@ -303,8 +313,12 @@ class Scheduler:
         self._end(seq)
         return _output(seq, [], "length", None)
 
-    def _schedule_running(self, chunks: list[ScheduledChunk]) -> int:
-        """Schedule running sequences: decodes, then prefills, each by place in line."""
+    def _schedule_decodes(self, chunks: list[ScheduledChunk]) -> tuple[list[Sequence], int]:
+        """Schedule running decodes by place in line.
+
+        Returns:
+            The running prefills by place in line, and the tokens that the step has left.
+        """
         budget = self._max_step_tokens
         page_size = self._geometry.page_size
         prefills = []
@@ -317,6 +331,12 @@ class Scheduler:
             if num_unscheduled == 1 and budget > 0 and (has_room or self._keep(seq)):
                 chunks.append(seq.schedule(1))
                 budget -= 1
+        return prefills, budget
+
+    def _schedule_prefills(
+        self, prefills: list[Sequence], chunks: list[ScheduledChunk], budget: int
+    ) -> int:
+        """Schedule running prefills, of which some may have been preempted meanwhile."""
         for seq in prefills:
             if budget > 0 and seq.pages:
                 chunk = seq.schedule(min(budget, seq.num_unscheduled_tokens))
@@ -338,6 +358,18 @@ class Scheduler:
                 break
             self._preempt(self._running[-1])
         return bool(seq.pages)
+
+    def _displace(self) -> None:
+        """Send running sequences back, one after another, for one that is owed its turn."""
+        while self._lacks_room(self._line.owed()):
+            excess = (seq for seq in reversed(self._running) if self._line.has_excess(seq))
+            seq = next((seq for seq in excess if not seq.is_in_flight), None)
+            if seq is None:
+                return
+            self._preempt(seq)
+
+    def _lacks_room(self, owed: Sequence | None) -> bool:
+        return owed is not None and not self._admission.has_room(owed)
 
     def _refuse(self) -> list[Refusal]:
         """Forget what the policy gives up."""
@@ -379,7 +411,7 @@ class Scheduler:
         seq.slot = seq.member_slots = None
 
     def _preempt(self, seq: Sequence) -> None:
-        assert seq.num_scheduled_tokens == seq.num_computed_tokens, "a step in flight computes it"
+        assert not seq.is_in_flight
         self._stop_running(seq)
         seq.num_preemptions += 1
         self._line.put_back(seq)

@@ -20,6 +20,11 @@ from motet.memory.page_pool import KV
 from motet.memory.prefix_cache import PrefixPage, Scope
 from motet.scheduler.policy import QueuedRequest
 
+Place = tuple[int, int, int]
+"""Priority; `OWED` or `NOT_OWED`, as the policy said when it was called; number of the call."""
+
+OWED, NOT_OWED = 0, 1
+
 
 class Guide(Protocol):
     """Keeps a sequence to its grammar: see `engine/guide.py`."""
@@ -78,8 +83,8 @@ class Sequence:
             stay when it is preempted, and go with the first output. None, if they were not asked
             for or are gone.
         adapters: digests of all that has to be on the device while it runs, each once.
-        place: where it stands among those that wait and among those that run, priority first; the
-            least comes first. It has none until it is called.
+        place: where it stands among those that wait and among those that run; the least comes
+            first. It has none until it is called.
         is_plainly_greedy: see `SamplingParams`, where it is worked out anew each time.
     """
 
@@ -107,7 +112,7 @@ class Sequence:
     queue_s: float | None = None
     prompt_logprobs: list[TokenLogprobs] | None = field(init=False)
     adapters: tuple[str, ...] = field(init=False)
-    place: tuple[int, int] = field(init=False)
+    place: Place = field(init=False)
     is_plainly_greedy: bool = field(init=False)
     max_num_tokens: int = field(init=False)
     """What it comes to if nothing ends it before its limit."""
@@ -123,6 +128,16 @@ class Sequence:
     def is_prompt_only(self) -> bool:
         """Whether it ends when its prompt is computed."""
         return self.sampling.max_tokens == 0
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether its place is owed to a called one: see `Policy.is_owed`."""
+        return self.place[1] == OWED
+
+    @property
+    def is_in_flight(self) -> bool:
+        """Whether a step that has been scheduled and not committed computes some of it."""
+        return self.num_scheduled_tokens != self.num_computed_tokens
 
     @property
     def num_unscheduled_tokens(self) -> int:

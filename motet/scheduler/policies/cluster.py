@@ -145,6 +145,12 @@ class Cluster(Policy):
     def refusals(self, now_s: float) -> list[Refusal]:
         return self._order.refusals(now_s)
 
+    def is_owed(self, request: QueuedRequest) -> bool:
+        return self._order.is_owed(request)
+
+    def has_excess(self, request: QueuedRequest) -> bool:
+        return self._order.has_excess(request)
+
     def next_refusal_s(self) -> float | None:
         return self._order.next_refusal_s()
 

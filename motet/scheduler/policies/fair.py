@@ -16,6 +16,12 @@ away. The same holds of a tenant's adapters.
 
 A request that is called and ends before it ever ran gets its charge back.
 
+The order alone would have a tenant wait until requests of others end, which run for long under a
+flood. So a tenant that has far less than its share of the tokens in play (`shares.py`) comes before
+the others, and has requests of those that have more than theirs sent back to the line if it finds
+no room; the paper does not preempt. Nobody is sent back whose tenant would then have less than its
+own share, so two tenants do not send each other back in turns.
+
 **The bound.** Let requests be of one priority and in play from their call to their end. Let M be
 the most tokens, prompt and longest output, of all requests that were in play at one time, and W the
 least weight. While two tenants both have requests waiting, their counters differ by no more than
@@ -37,6 +43,7 @@ from itertools import islice
 from typing import TypeVar
 
 from motet.scheduler.policies.counters import Counter, CounterGroup, LeastFirst
+from motet.scheduler.policies.shares import Shares
 from motet.scheduler.policy import Policy, QueuedRequest
 
 # What a token costs, relative to the others: prompts are computed many tokens at a time.
@@ -68,9 +75,11 @@ class TokenCounters:
 
     Attributes:
         tenants: their counters.
+        shares: what they have in play.
     """
 
     def __init__(self) -> None:
+        self.shares = Shares()
         self.tenants: CounterGroup[str | None, _TenantCounter] = CounterGroup(_TenantCounter)
 
 
@@ -80,11 +89,13 @@ class _Bill:
 
     Attributes:
         num_unused_tokens: charged when it was called, before it ran.
+        num_tokens: that it has in play.
     """
 
     tenant: _TenantCounter
     adapters: Counter
     num_unused_tokens: int = 0
+    num_tokens: int = 0
 
 
 class Fair(Policy):
@@ -96,6 +107,7 @@ class Fair(Policy):
 
     def __init__(self, counters: TokenCounters) -> None:
         self._counters = counters.tenants
+        self._shares = counters.shares
         self._tenants: LeastFirst[str | None, _TenantCounter, _TenantLine]
         self._tenants = LeastFirst(counters.tenants)
         self._bills: dict[QueuedRequest, _Bill] = {}  # of all between `add` and their end
@@ -104,6 +116,7 @@ class Fair(Policy):
         tenant = self._counters.hold(request.tenant)
         adapters = tenant.adapters.hold(request.adapters)
         self._bills[request] = _Bill(tenant, adapters)
+        self._shares.join(request.tenant, request.weight)
         line = self._tenants.get(request.tenant)
         if line is None:
             line = LeastFirst(tenant.adapters)
@@ -134,13 +147,22 @@ class Fair(Policy):
         bill.tenant.adapters.call(bill.adapters)
         self._leave_line(request)
         bill.num_unused_tokens = request.num_prompt_tokens
+        self._take(request, bill, request.num_prompt_tokens)
         _charge(bill, INPUT_COST * request.num_prompt_tokens / request.weight)
 
     def start(self, request: QueuedRequest, now_s: float) -> None:
         self._bills[request].num_unused_tokens = 0
 
     def count_output(self, request: QueuedRequest, num_tokens: int, now_s: float) -> None:
-        _charge(self._bills[request], OUTPUT_COST * num_tokens / request.weight)
+        bill = self._bills[request]
+        self._take(request, bill, num_tokens)
+        _charge(bill, OUTPUT_COST * num_tokens / request.weight)
+
+    def is_owed(self, request: QueuedRequest) -> bool:
+        return self._shares.is_owed(request.tenant, request.num_prompt_tokens)
+
+    def has_excess(self, request: QueuedRequest) -> bool:
+        return self._shares.has_excess(request.tenant, self._bills[request].num_tokens)
 
     def end(self, request: QueuedRequest) -> None:
         bill = self._bills[request]
@@ -161,8 +183,14 @@ class Fair(Policy):
         if not line:
             self._tenants.remove(request.tenant)
 
+    def _take(self, request: QueuedRequest, bill: _Bill, num_tokens: int) -> None:
+        bill.num_tokens += num_tokens
+        self._shares.take(request.tenant, num_tokens)
+
     def _settle(self, request: QueuedRequest) -> None:
         bill = self._bills.pop(request)
+        self._take(request, bill, -bill.num_tokens)
+        self._shares.leave(request.tenant)
         bill.tenant.adapters.release(bill.adapters)
         self._counters.release(bill.tenant)
 

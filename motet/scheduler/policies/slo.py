@@ -105,6 +105,12 @@ class Slo(Policy):
         num_before = self._num_before() + len(self._waiting) - len(refused)
         return [self._refusal(each, num_before + i) for i, each in enumerate(refused)]
 
+    def is_owed(self, request: QueuedRequest) -> bool:
+        return self._order.is_owed(request)
+
+    def has_excess(self, request: QueuedRequest) -> bool:
+        return self._order.has_excess(request)
+
     def next_refusal_s(self) -> float | None:
         oldest = next(iter(self._unstarted), None)
         return None if oldest is None else self._hopeless_s(oldest)
