@@ -93,7 +93,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -108,12 +108,17 @@ def main() -> None:
         "--out", type=Path, default=Path("results/ablations"), help="folder for the results"
     )
     parser.add_argument("--quick", action="store_true", help="tiny: to try the program")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.repeats < 1:
+        parser.error(f"--repeats is {options.repeats}: expected 1 or more.")
+    try:
+        options.out.mkdir(parents=True, exist_ok=False)
+    except OSError as error:
+        parser.error(f"--out has to be a new folder, so that no results mix: {error}")
     if options.model is None:
         from motet.models.default_model import default_model_dir
 
         options.model = default_model_dir()
-    options.out.mkdir(parents=True, exist_ok=False)
     size = QUICK if options.quick else Size()
     names = options.only or PART_NAMES
     print(json.dumps(measure(size, options.model, names, options.repeats, options.out)))

@@ -10,17 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from motet.bench.measures import Summary
-from motet.bench.named import make_workload
-from motet.bench.results import write_results
-from motet.bench.run import RunOptions, run_workload
-from motet.bench.target import PromptForm, Target
-
 from benchmarks.ablations.plan import Kind, ServerSpec, Trial
 from benchmarks.adapter_farm import AdapterFarm
 from benchmarks.many_adapters.plan import S1, S2
 from benchmarks.serve_config import MERGE_AND_SWAP, serve_config_command
 from benchmarks.server_process import ServerProcess
+from motet.bench.measures import Summary
+from motet.bench.named import make_workload
+from motet.bench.results import write_results
+from motet.bench.run import RunOptions, run_workload
+from motet.bench.target import PromptForm, Target
 from motet.core.config import EngineConfig
 from motet.server.key_file import edit_keys
 from motet.server.keys import Key, digest_of, new_secret, utc_now
@@ -73,8 +72,9 @@ class Lab:
 
         Raises:
             RuntimeError: requests failed, other than by refusal.
+            KeyboardInterrupt: it was interrupted; a part of a trial is worth nothing.
         """
-        workload = make_workload(trial.workload, _scaled(trial, capacity_per_s), seed=repeat)
+        workload = make_workload(trial.workload, scaled(trial, capacity_per_s), seed=repeat)
         server = self._server(trial.server)
         options = RunOptions(
             label=trial.name,
@@ -89,6 +89,8 @@ class Lab:
             tenant_keys=self._secrets if trial.server.has_tenants else {},
         )
         run = run_workload(workload, target, options)
+        if run.info.settings["interrupted"]:
+            raise KeyboardInterrupt
         folder = self._results / part / f"{trial.name}-{repeat}"
         folder.mkdir(parents=True)
         summary = write_results(folder, workload, run)
@@ -159,7 +161,7 @@ class Lab:
         return path
 
 
-def _scaled(trial: Trial, capacity_per_s: float) -> dict[str, Any]:
+def scaled(trial: Trial, capacity_per_s: float) -> dict[str, Any]:
     """A workload's parameters with rates for this machine; as they are in a closed loop."""
     parameters = dict(trial.parameters)
     if trial.load is None:

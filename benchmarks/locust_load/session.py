@@ -79,6 +79,7 @@ class Session:
         self._loop: Loop | None = None
         self._ended: set[str] = set()  # processes
         self._errors: list[str] = []
+        self._last_words: list[str] = []
         events = environment.events
         for hook, listener in (
             (events.test_start, self._on_test_start),
@@ -87,6 +88,7 @@ class Session:
             (events.report_to_master, self._on_report_to_master),
             (events.worker_report, self._on_worker_report),
             (events.quitting, self._on_quitting),
+            (events.quit, self._on_quit),
         ):
             hook.add_listener(listener)  # type: ignore[no-untyped-call]  # it has no annotations
         runner.register_message(_SHARE, self._on_share)
@@ -185,12 +187,16 @@ class Session:
             self._tally.add(msgspec.convert(counts, Tally))
 
     def _on_quitting(self, **_: Any) -> None:
-        """Say what has come of it, and whether that is what was demanded, by the exit code."""
+        """Tell by the exit code whether what was demanded has come of it."""
         if isinstance(self._runner, WorkerRunner) or self._settings is None:
             return
         missed = [*self._errors, *misses(self._tally, self._settings)]
-        print("\n".join([*summary(self._tally, self._settings), *missed]))
+        self._last_words = [*summary(self._tally, self._settings), *missed]
         self._environment.process_exit_code = int(bool(missed))
+
+    def _on_quit(self, **_: Any) -> None:
+        """Say it in words, below locust's tables, which may be hundreds of lines."""
+        print(*self._last_words, sep="\n", end="\n" if self._last_words else "")
 
     # A worker, or a lone process.
 

@@ -1,6 +1,6 @@
 """The requests of a run as arrays, one element for each request.
 
-Owns: what of a record counts as refused, in time, and late.
+Owns: what of a record counts as in time, and late.
 Does not know: what is made of the arrays.
 """
 
@@ -14,8 +14,6 @@ from motet.bench.record import RequestRecord, Slo
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-
-REFUSING_STATUSES = (429, 503)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +78,7 @@ def columns_of(requests: Sequence[RequestRecord], slo: Slo) -> Columns:
         tpot_s=tpot_s,
         num_output_tokens=_floats([each.num_output_tokens for each in requests]),
         is_finished=is_finished,
-        is_refused=np.array([_is_refused(each) for each in requests], dtype=bool),
+        is_refused=np.array([each.is_refused for each in requests], dtype=bool),
         is_in_time=is_in_time,
     )
 
@@ -109,9 +107,3 @@ def _tpot_s(record: RequestRecord) -> float:
         return np.nan
     after_first_s = record.piece_times_s[-1] - record.piece_times_s[0]
     return after_first_s / (record.num_output_tokens - 1)
-
-
-def _is_refused(record: RequestRecord) -> bool:
-    if record.is_finished:
-        return False
-    return record.status in REFUSING_STATUSES or record.retry_after_s is not None

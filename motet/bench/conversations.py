@@ -18,7 +18,6 @@ from msgspec.structs import replace
 
 from motet.bench.kind import Drawn
 from motet.bench.load import (
-    LONGEST,
     Adapters,
     Arrivals,
     Exponent,
@@ -34,7 +33,7 @@ from motet.bench.load import (
     round_times,
 )
 from motet.bench.popularity import draw_zipf
-from motet.bench.workload import WorkRequest
+from motet.bench.workload import LONGEST, WorkRequest
 
 NumTurns = Annotated[int, Meta(ge=1, le=1000)]
 

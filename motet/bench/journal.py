@@ -9,8 +9,6 @@ from statistics import median
 
 from motet.bench.record import RequestRecord
 
-REFUSING_STATUSES = frozenset({429, 503})
-
 _NUM_LATE_TTFTS = 200
 
 
@@ -64,7 +62,7 @@ class Journal:
     def note_ended(self, record: RequestRecord) -> None:
         """A request has ended, in whatever way."""
         self.records.append(record)
-        if record.status in REFUSING_STATUSES:
+        if record.is_refused:
             self.num_refused += 1
         elif not record.is_finished:
             self.num_failed += 1

@@ -18,12 +18,14 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from motet.bench.kind import Spec
-from motet.bench.workload import WorkRequest
+from motet.bench.workload import LONGEST, WorkRequest
 
 # A workload is held in memory as a whole, and written as a file.
 MAX_REQUESTS = 5_000_000
 
-LONGEST = 1 << 20  # tokens of one prompt or answer
+# Below it, gaps are as good as even, and 1 / cv**2 is soon more than a float can be.
+_SMALLEST_CV = 1e-9
+
 NumTokens = Annotated[int, Meta(ge=1, le=LONGEST)]
 Lengths = tuple[NumTokens, NumTokens]
 Rank = Annotated[int, Meta(ge=1, le=4096)]
@@ -97,7 +99,7 @@ class Load(Arrivals, frozen=True, kw_only=True):
         check_range("output_tokens", self.output_tokens)
 
     def scaled(self, lengths: Lengths) -> Lengths:
-        """Times `length_scale`; at least one token is left to draw."""
+        """Times `length_scale`, as `scale_lengths` does it."""
         return scale_lengths(lengths, self.length_scale)
 
 
@@ -136,9 +138,19 @@ def check_range(name: str, lengths: tuple[int, int]) -> None:
 
 
 def scale_lengths(lengths: Lengths, scale: float) -> Lengths:
-    """A range of lengths times a number; at least one token is left to draw."""
+    """A range of lengths times a number; at least one token is left to draw.
+
+    Raises:
+        ValueError: they become longer than anything may be.
+    """
     first = max(1, int(lengths[0] * scale))
-    return first, max(first + 1, int(lengths[1] * scale))
+    last = max(first + 1, int(lengths[1] * scale))
+    if last > LONGEST:
+        raise ValueError(
+            f"Lengths of {lengths[0]},{lengths[1]} times {scale:g} are up to {last:,} tokens: "
+            f"expected at most {LONGEST:,}."
+        )
+    return first, last
 
 
 def draw_arrivals(
@@ -152,7 +164,7 @@ def draw_gaps(
     rng: np.random.RandomState, count: int, rate_per_s: float, cv: float
 ) -> NDArray[np.float64]:
     """Seconds between arrivals, float64 [count]: of a gamma distribution, or even for `cv` 0."""
-    if cv == 0:
+    if cv < _SMALLEST_CV:
         return np.full(count, 1 / rate_per_s)
     return rng.gamma(shape=1 / cv**2, scale=cv**2 / rate_per_s, size=count)
 

@@ -22,6 +22,8 @@ WORKLOAD_FILE = "workload.jsonl"
 REQUESTS_FILE = "requests.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 
+_REFUSING_STATUSES = (429, 503)
+
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
@@ -61,6 +63,11 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     def is_finished(self) -> bool:
         """Whether all of the answer came."""
         return self.error is None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the server said, at once or later, that it has no room or no turn for it."""
+        return not self.is_finished and self.status in _REFUSING_STATUSES
 
     @property
     def ttft_s(self) -> float | None:

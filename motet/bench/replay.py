@@ -15,10 +15,10 @@ import numpy as np
 from msgspec import Meta
 
 from motet.bench.kind import Drawn, Spec
-from motet.bench.load import LONGEST, Adapters, Exponent, RankCycle, round_times
+from motet.bench.load import Adapters, Exponent, RankCycle, round_times
 from motet.bench.popularity import draw_zipf
 from motet.bench.trace_file import TraceLine, read_trace
-from motet.bench.workload import WorkRequest
+from motet.bench.workload import LONGEST, WorkRequest
 
 _Length = Annotated[int, Meta(ge=1, le=LONGEST)]
 _Count = Annotated[int, Meta(ge=1)]

@@ -57,7 +57,7 @@ class RunOptions:
         settings: more for the reader of the results; plain JSON values.
 
     Raises:
-        ValueError: a time that is not above 0.
+        ValueError: a time that is not above 0, or a label that cannot be shown.
     """
 
     label: str
@@ -70,6 +70,9 @@ class RunOptions:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.label.isprintable():
+            # Bytes that are no text could not be written, after all has been played.
+            raise ValueError(f"The label is {self.label!r}: expected printable text.")
         times_s = {
             "The SLO of the first token": self.slo.ttft_s,
             "The SLO of the others": self.slo.itl_s,

@@ -53,7 +53,7 @@ class Target:
         metrics_key: for `/metrics`; None is `api_key`.
 
     Raises:
-        ValueError: a combination that there is not.
+        ValueError: an address or a template that cannot be, or a combination that there is not.
     """
 
     url: str
@@ -77,6 +77,10 @@ class Target:
             raise ValueError(
                 "The server's address has a user name or a query: expected scheme, host, port and "
                 "path alone; keys are given apart from it."
+            )
+        if self.template is not None and not self.template.isprintable():
+            raise ValueError(
+                f"The template of models' names is {self.template!r}: expected printable text."
             )
         if self.endpoint is Endpoint.CHAT and self.prompts is PromptForm.TOKENS:
             raise ValueError(

@@ -23,7 +23,8 @@ from typing import Any
 
 import msgspec
 
-from motet.bench.load import LONGEST, MAX_REQUESTS
+from motet.bench.load import MAX_REQUESTS
+from motet.bench.workload import LONGEST
 
 _TIME = ("timestamp", "tstamp", "time", "arrivals", "arrivaltime")
 _ADAPTER = ("adapter", "model", "lora", "adaptername", "modelname")

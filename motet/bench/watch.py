@@ -5,6 +5,7 @@ Does not know: requests.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import httpx2
@@ -67,8 +68,10 @@ class Watch:
         while self.problem is None:
             try:
                 text = await asyncio.wait_for(self._text(), _TIMEOUT_S)
-            except (httpx2.HTTPError, TimeoutError):
-                text = ""  # it may be too busy to answer this time
+            except Exception:
+                # It may be too busy to answer this time. Not all that can go wrong is httpx2's, and
+                # nothing is worth the end of the run.
+                text = ""
             # Thousands of lines: adapters have some each.
             if text and (values := await asyncio.to_thread(read_metrics, text)):
                 self.samples.append(sample_of(values, self._now_s()))
@@ -102,7 +105,8 @@ def read_metrics(text: str) -> dict[str, float]:
         except ValueError:
             continue
         for sample in (sample for family in families for sample in family.samples):
-            values[sample.name] = values.get(sample.name, 0.0) + sample.value
+            if math.isfinite(sample.value):
+                values[sample.name] = values.get(sample.name, 0.0) + sample.value
     return values
 
 

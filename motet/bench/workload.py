@@ -10,15 +10,20 @@ prompts of it has to give equal streams equal tokens, and different ones differe
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 FORMAT_VERSION = 1
 
+LONGEST = 1 << 20  # tokens of one prompt or answer
+_Place = Annotated[int, Meta(ge=0)]
+_NumTokens = Annotated[int, Meta(ge=1, le=LONGEST)]
+
 
 class WorkRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request.
+    """One request. Limits hold for what is read from a file; who draws a workload keeps them.
 
     Attributes:
         index: its place in the workload, from 0 on.
@@ -34,16 +39,16 @@ class WorkRequest(msgspec.Struct, frozen=True, kw_only=True):
         after: the request that must have ended before this one is sent, if it has not by then.
     """
 
-    index: int
-    arrival_s: float
+    index: _Place
+    arrival_s: Annotated[float, Meta(ge=0)]
     adapter: str | None
-    num_prompt_tokens: int
-    num_output_tokens: int
+    num_prompt_tokens: _NumTokens
+    num_output_tokens: _NumTokens
     stream: int
     prefix: str | None = None
-    num_prefix_tokens: int = 0
+    num_prefix_tokens: Annotated[int, Meta(ge=0)] = 0
     tenant: str | None = None
-    after: int | None = None
+    after: _Place | None = None
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,10 +110,29 @@ def read_workload(path: Path) -> Workload:
             f"{path} is of format {head.format_version}; this version reads {FORMAT_VERSION}."
         )
     decoder = msgspec.json.Decoder(WorkRequest)
-    requests = []
+    requests: list[WorkRequest] = []
     for number, line in enumerate(lines[1:], start=2):
         try:
-            requests.append(decoder.decode(line))
-        except msgspec.DecodeError as error:
+            request = decoder.decode(line)
+            _check_follows(request, requests)
+        except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}.") from error
+        requests.append(request)
+    if not requests:
+        raise ValueError(f"{path} has no requests: expected a line for each after the first.")
     return Workload(name=head.name, seed=head.seed, parameters=head.parameters, requests=requests)
+
+
+def _check_follows(request: WorkRequest, before: Sequence[WorkRequest]) -> None:
+    """Raise ValueError unless a request can come after these, as the next."""
+    if request.index != len(before):
+        raise ValueError(f"index is {request.index}: expected {len(before)}, its place")
+    if before and request.arrival_s < before[-1].arrival_s:
+        raise ValueError(f"arrival_s is {request.arrival_s:g}, before that of the last request")
+    if request.after is not None and request.after >= request.index:
+        raise ValueError(f"after is {request.after}: expected a request before it")
+    if request.num_prefix_tokens > request.num_prompt_tokens:
+        raise ValueError(
+            f"num_prefix_tokens is {request.num_prefix_tokens}: expected at most the "
+            f"{request.num_prompt_tokens} of the whole prompt"
+        )

@@ -271,7 +271,8 @@ def _command(arguments: Sequence[str]) -> str:
             shown.append(f"{option}=…")
         else:
             shown.append(argument)
-    return shlex.join(shown)
+    # Bytes that are no text, which a path may have, could not be written as JSON.
+    return shlex.join(shown).encode(errors="replace").decode()
 
 
 def _tenant_keys(texts: Sequence[str]) -> dict[str, str]:

@@ -57,6 +57,7 @@ def test_strings_are_read_as_what_they_spell() -> None:
         ("zipf", {"rate_per_s": 1e6, "duration_s": 1e6}, "make 1,000,000,000,000 requests"),
         ("slora", {"setting": "S9"}, r"expected S1\|S2\|S3\|S4\|S5\|S6"),
         ("slora", {"cv": 0, "swap_alpha_cv": True}, "cv is 0: with swap_alpha_cv"),
+        ("zipf", {"length_scale": 100, "prompt_tokens": "8,20000"}, "up to 2,000,000 tokens"),
         ("replay", {}, "replay needs a value for path"),
         ("tenants", {"tenants": "a,b,c"}, "rates_per_s has 2 values: .* 3 tenants"),
         ("tenants", {"tenants": "a,a"}, "tenants are a, a: expected each once"),

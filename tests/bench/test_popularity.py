@@ -71,7 +71,7 @@ def test_a_workload_of_a_mix_is_that_mix_in_random_order(mix: str) -> None:
         assert asked != sorted(asked)
 
 
-@pytest.mark.parametrize("cv", [0.0, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("cv", [0.0, 1e-200, 1e-9, 0.5, 1.0, 3.0])
 def test_gaps_have_the_mean_of_the_rate_and_the_asked_variation(cv: float) -> None:
     gaps = gaps_s(make_workload("uniform", {"cv": cv, **MANY}, 4).requests)
     assert statistics.mean(gaps) == pytest.approx(0.05, rel=0.1)

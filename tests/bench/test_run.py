@@ -240,3 +240,11 @@ def test_a_client_that_was_late_is_not_trusted() -> None:
     check = SelfCheck()
     check.loop_lags_s = [0.2]
     assert check.as_json()["kept_up"] is False
+
+
+@pytest.mark.parametrize("label", ["\udcff", "a\nb", "\x1b[31m"])
+def test_a_label_that_could_not_be_written_or_shown_is_refused_at_once(label: str) -> None:
+    with pytest.raises(ValueError, match="printable text"):
+        RunOptions(label=label)
+    with pytest.raises(ValueError, match="printable text"):
+        Target(url="http://server", template=label)

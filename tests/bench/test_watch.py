@@ -92,3 +92,28 @@ def test_a_server_without_metrics_is_left_alone() -> None:
     watch = follow(ScriptedServer(scripts={}), seconds=20.0)
     assert watch.samples == []
     assert watch.problem == "/metrics answered 404"
+
+
+def test_what_is_no_number_is_left_out() -> None:
+    text = "motet_running_requests NaN\nmotet_waiting_requests +Inf\nmotet_pages_total NaN\n"
+    assert sample_of(read_metrics(text), 1.0) == Sample(at_s=1.0)
+
+
+def test_whatever_goes_wrong_does_not_end_the_run() -> None:
+    async def run() -> list[Sample]:
+        num_asked = 0
+
+        def answer(request: httpx2.Request) -> httpx2.Response:
+            nonlocal num_asked
+            num_asked += 1
+            if num_asked == 1:
+                raise OSError("a socket of its own mind")
+            return httpx2.Response(200, stream=httpx2.ByteStream(VLLM.encode()))
+
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+            watch = Watch(http, Target(url="http://server"), lambda: 0.0, interval_s=0.01)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(watch.follow(), 1.0)
+            return watch.samples
+
+    assert asyncio.run(run())
