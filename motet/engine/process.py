@@ -32,6 +32,10 @@ from motet.kernels.threads import share_cores
 if TYPE_CHECKING:
     from motet.engine.engine import Engine
 
+# The longest sleep [s]. The poller takes milliseconds as a C int, which is 25 days of them; to wake
+# for nothing once in a while costs nothing.
+_MAX_SLEEP_S = 3600.0
+
 Build = Callable[
     [EngineConfig, Callable[[], None], Callable[[FromEngine], None]],
     tuple["Engine", EngineReady],
@@ -69,7 +73,7 @@ class EngineLoop:
 
     def _longest_sleep_ms(self) -> int | None:
         seconds = self._engine.longest_sleep_s
-        return None if seconds is None else math.ceil(seconds * 1e3)
+        return None if seconds is None else math.ceil(min(seconds, _MAX_SLEEP_S) * 1e3)
 
     def _take_messages(self) -> bool:
         """Handle all messages that have come. False after `Shutdown`."""

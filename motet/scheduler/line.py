@@ -114,8 +114,10 @@ class WaitingLine:
         refusals = self._policy.refusals(now_s)
         if not refusals:
             return []
-        waiting = {seq.queued: seq for seq in self}
-        return [(waiting[refusal.request], refusal) for refusal in refusals]
+        called = {seq.queued: seq for seq in self._called}  # few, however many wait
+        return [
+            (self._uncalled.get(each.request) or called[each.request], each) for each in refusals
+        ]
 
     def next_refusal_s(self) -> float | None:
         """When one may fall due though nothing else happens; None if none will."""

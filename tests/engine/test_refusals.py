@@ -82,3 +82,39 @@ def test_the_loop_wakes_though_nothing_comes(monkeypatch: pytest.MonkeyPatch) ->
         assert not thread.is_alive(), "it sleeps for ever"
     assert engine.num_steps == 2
     context.destroy(linger=0)
+
+
+class BusyEngine:
+    """One that could sleep for long, and is woken at once. Its second step ends the loop."""
+
+    def __init__(self, longest_sleep_s: float, waker: Waker, end: int) -> None:
+        self.longest_sleep_s = longest_sleep_s
+        self.num_steps = 0
+        self._waker = waker
+        self._end = end
+
+    def step(self) -> bool:
+        self.num_steps += 1
+        self._waker.wake()
+        if self.num_steps == 2:
+            os.close(self._end)
+        return False
+
+
+@pytest.mark.parametrize("sleep_s", [2**31 / 1e3, 1e9, 1e308])
+def test_the_loop_can_sleep_for_as_long_as_an_slo_may_be(
+    sleep_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = zmq.Context()
+    socket = context.socket(zmq.PAIR)
+    socket.bind("inproc://refusals")
+    life, end = os.pipe()
+    with os.fdopen(life) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        waker = Waker()
+        engine = BusyEngine(sleep_s, waker, end)
+        try:
+            EngineLoop(socket, waker, engine).run()  # type: ignore[arg-type]
+        finally:
+            context.destroy(linger=0)
+    assert engine.num_steps == 2
