@@ -17,20 +17,23 @@ away. The same holds of a tenant's adapters.
 A request that is called and ends before it ever ran gets its charge back.
 
 The order alone would have a tenant wait until requests of others end, which run for long under a
-flood. So a tenant that has far less than its share of the tokens in play (`shares.py`) comes before
-the others, and has requests of those that have more than theirs sent back to the line if it finds
-no room; the paper does not preempt. Nobody is sent back whose tenant would then have less than its
-own share, so two tenants do not send each other back in turns.
+flood. So a tenant that has less than its share of the tokens in play (`shares.py`) is owed its
+turn: it comes before those that are not, and if it finds no room, requests of a tenant with far
+more than its share are sent back to the line; the paper does not preempt. A tenant that is owed its
+turn need not have the least counter: of two requests that come at once, the first one's prompt
+would have the second wait until the flood's counter has passed it. It may be ahead by the tokens
+that others have in play.
 
 **The bound.** Let requests be of one priority and in play from their call to their end. Let M be
 the most tokens, prompt and longest output, of all requests that were in play at one time, and W the
 least weight. While two tenants both have requests waiting, their counters differ by no more than
 U = 2 M / W, and what they are served in any part of that time, each over its weight, by no more
-than 2 U. For: when the greater of the two was last called, it had the lesser counter. It has grown
-since by that one prompt and by the output of requests that were in play then, and the other has
-shrunk by no more than prompts that were in play then. The paper has max(1 L, 2 M') for U, where M'
-are the tokens of running requests and L is the longest prompt; here those count as well that have
-been called and wait for their adapters, and charges that are given back.
+than 2 U. For: when the greater of the two was last called, it had the lesser counter, or was ahead
+of it by no more than what others had in play. It has grown since by that one prompt and by the
+output of requests that were in play then, and the other has shrunk by no more than prompts that
+were in play then. The paper has max(1 L, 2 M') for U, where M' are the tokens of running requests
+and L is the longest prompt; here those count as well that have been called and wait for their
+adapters, and charges that are given back.
 
 A tenant's counter is one for all priorities: what it is served at one counts at the others. Nobody
 is lifted above those that wait at the same priority.
@@ -49,6 +52,9 @@ from motet.scheduler.policy import Policy, QueuedRequest
 # What a token costs, relative to the others: prompts are computed many tokens at a time.
 INPUT_COST = 1.0
 OUTPUT_COST = 2.0
+
+# Tenants among which one that is owed its turn is looked for, from the least served on.
+MAX_LOOKED_AT = 4
 
 T = TypeVar("T")
 
@@ -132,9 +138,14 @@ class Fair(Policy):
         self._settle(request)
 
     def next(self, in_play: Collection[str]) -> QueuedRequest | None:
-        line = self._tenants.least()
-        requests = None if line is None else line.least()
-        return None if requests is None else next(iter(requests))
+        least: QueuedRequest | None = None
+        for line in islice(self._tenants, MAX_LOOKED_AT):
+            request = _next_of(line)
+            if least is None:
+                least = request
+            if self.is_owed(request) and self._is_close(request, least):
+                return request
+        return least
 
     def upcoming(self, count: int) -> list[QueuedRequest]:
         """By turns, as if all requests were of one size."""
@@ -172,6 +183,12 @@ class Fair(Policy):
             bill.tenant.adapters.lower(bill.adapters, unused)
         self._settle(request)
 
+    def _is_close(self, request: QueuedRequest, least: QueuedRequest) -> bool:
+        """Whether its tenant's counter is so little above the least that the bound stays."""
+        slack = self._shares.num_tokens_of_others(request.tenant) / request.weight
+        ahead = self._bills[request].tenant.count - self._bills[least].tenant.count
+        return ahead <= slack
+
     def _leave_line(self, request: QueuedRequest) -> None:
         line = self._tenants.get(request.tenant)
         requests = None if line is None else line.get(request.adapters)
@@ -193,6 +210,13 @@ class Fair(Policy):
         self._shares.leave(request.tenant)
         bill.tenant.adapters.release(bill.adapters)
         self._counters.release(bill.tenant)
+
+
+def _next_of(line: _TenantLine) -> QueuedRequest:
+    """The oldest request of the adapters that were served least."""
+    requests = line.least()
+    assert requests, "a tenant's line is kept while somebody waits in it"
+    return next(iter(requests))
 
 
 def _charge(bill: _Bill, cost: float) -> None:

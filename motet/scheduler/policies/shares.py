@@ -9,10 +9,10 @@ are there. Whoever is alone is owed nothing more than it has.
 
 from dataclasses import dataclass
 
-# What a tenant is owed at once, of its share. Requests grow as they run, so that tenants which get
-# the same in the long run have now more and now less in play, by a factor of two or so; nobody
-# should be sent back for that.
-OWED_PART = 0.5
+# What is left to a tenant that has excess, in shares. Requests grow as they run, so that tenants
+# which get the same in the long run have now more and now less in play; nobody should be sent back
+# for that.
+EXCESS = 4 / 3
 
 
 @dataclass(slots=True)
@@ -51,19 +51,23 @@ class Shares:
         self._shares[tenant].num_tokens += num_tokens
         self._num_tokens += num_tokens
 
+    def num_tokens_of_others(self, tenant: str | None) -> int:
+        """What all but this one have in play."""
+        return self._num_tokens - self._shares[tenant].num_tokens
+
     def is_owed(self, tenant: str | None, num_tokens: int) -> bool:
-        """Whether it would have no more than `OWED_PART` of its share with so many tokens more."""
+        """Whether it would have no more than its share with so many tokens more."""
         if len(self._shares) < 2:
             return False
         share = self._shares[tenant]
         all_tokens = self._num_tokens + num_tokens
-        part = OWED_PART * share.weight * all_tokens
-        return (share.num_tokens + num_tokens) * self._weight <= part
+        return (share.num_tokens + num_tokens) * self._weight <= share.weight * all_tokens
 
     def has_excess(self, tenant: str | None, num_tokens: int) -> bool:
-        """Whether it would have its share, or more, with so many tokens less."""
+        """Whether it would have `EXCESS` times its share, or more, with so many tokens less."""
         if len(self._shares) < 2:
             return False
         share = self._shares[tenant]
         all_tokens = self._num_tokens - num_tokens
-        return (share.num_tokens - num_tokens) * self._weight >= share.weight * all_tokens
+        least = EXCESS * share.weight * all_tokens
+        return (share.num_tokens - num_tokens) * self._weight >= least
