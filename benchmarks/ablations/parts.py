@@ -252,9 +252,9 @@ def _fair(size: Size) -> Part:
     # polite tenant's are longer, and take about a third of it. Alone, the other sends nothing.
     flooded = {
         "tenants": ("flood", "polite"),
-        "rates_per_s": (3.0, 0.08),
+        "rates_per_s": (1.6, 0.08),
         "length_scales": (size.length_scale, 4 * size.length_scale),
-        "duration_s": 2 * size.open_s,
+        "duration_s": 1.5 * size.open_s,
     }
     alone = {**flooded, "rates_per_s": (0.0, 0.08)}
     trials = [
