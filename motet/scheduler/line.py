@@ -54,6 +54,21 @@ class WaitingLine:
             return called
         return self._call(request)
 
+    def promote(self) -> None:
+        """Let the first of those called that were not owed their turn have it if they are by now.
+
+        It may have been sent back, and those of others that are owed theirs would come before it
+        for as long as they keep coming.
+        """
+        for index, seq in enumerate(self._called):
+            if not seq.is_owed:
+                if self._policy.is_owed(seq.queued):
+                    del self._called[index]
+                    priority, _, number = seq.place
+                    seq.place = (priority, OWED, number)
+                    insort(self._called, seq, key=_place)
+                return
+
     def owed(self) -> Sequence | None:
         """The first in line, if it is owed its turn; nobody is called."""
         first = self._called[0] if self._called else None

@@ -99,7 +99,7 @@ class Policy(ABC):
         self.remove(request)
 
     def is_owed(self, request: QueuedRequest) -> bool:
-        """Whether a waiting one's sender has less in play than it is owed at once.
+        """Whether the sender of one that waits, called or not, has less than it is owed at once.
 
         Called as one that is owed, it comes before all of its priority that are not. If there is
         no room for it, one that has excess is sent back to the line.

@@ -97,6 +97,21 @@ def test_two_floods_do_not_send_each_other_back_in_turns() -> None:
     assert engine.scheduler.num_preemptions <= 2
 
 
+def test_few_long_requests_are_not_sent_back_for_many_short_ones() -> None:
+    """They hold most of what is in play, and are served no more than the others."""
+    engine = VirtualEngine(200, max_running=6, max_step_tokens=64, make_policy=fair())
+    for number in range(3):
+        engine.add(f"long-{number}", 30, 40, tenant="long")
+    for number in range(60):
+        engine.add(f"short-{number}", 2, 4, tenant="short")
+    ends = []
+    while engine.live:
+        ends += [output.request_id for output in engine.step() if output.finish_reason]
+    assert len(ends) == 63
+    longs = [place for place, request_id in enumerate(ends) if request_id.startswith("long")]
+    assert max(longs) < 50  # not when the flood is over
+
+
 def test_priorities_come_before_shares() -> None:
     engine = VirtualEngine(60, max_running=2, make_policy=fair())
     for number in range(4):

@@ -17,7 +17,7 @@ away. The same holds of a tenant's adapters.
 A request that is called and ends before it ever ran gets its charge back.
 
 The order alone would have a tenant wait until requests of others end, which run for long under a
-flood. So a tenant that has less than its share of the tokens in play (`shares.py`) is owed its
+flood. So a tenant that has less than its share of the server (`shares.py`) is owed its
 turn: it comes before those that are not, and if it finds no room, requests of a tenant with far
 more than its share are sent back to the line; the paper does not preempt. A tenant that is owed its
 turn need not have the least counter: of two requests that come at once, the first one's prompt
@@ -163,14 +163,17 @@ class Fair(Policy):
 
     def start(self, request: QueuedRequest, now_s: float) -> None:
         self._bills[request].num_unused_tokens = 0
+        self._shares.serve(request.tenant, INPUT_COST * request.num_prompt_tokens, now_s)
 
     def count_output(self, request: QueuedRequest, num_tokens: int, now_s: float) -> None:
         bill = self._bills[request]
         self._take(request, bill, num_tokens)
+        self._shares.serve(request.tenant, OUTPUT_COST * num_tokens, now_s)
         _charge(bill, OUTPUT_COST * num_tokens / request.weight)
 
     def is_owed(self, request: QueuedRequest) -> bool:
-        return self._shares.is_owed(request.tenant, request.num_prompt_tokens)
+        num_tokens = self._bills[request].num_tokens  # none before it is called
+        return self._shares.is_owed(request.tenant, 0 if num_tokens else request.num_prompt_tokens)
 
     def has_excess(self, request: QueuedRequest) -> bool:
         return self._shares.has_excess(request.tenant, self._bills[request].num_tokens)
