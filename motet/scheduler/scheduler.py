@@ -362,8 +362,13 @@ class Scheduler:
     def _displace(self) -> None:
         """Send running sequences back, one after another, for one that is owed its turn."""
         self._line.promote()
-        while self._lacks_room(self._line.owed()):
-            excess = (seq for seq in reversed(self._running) if self._line.has_excess(seq))
+        while (owed := self._line.owed()) is not None and self._lacks_room(owed):
+            behind = (
+                seq
+                for seq in reversed(self._running)
+                if seq.queued.priority >= owed.queued.priority
+            )
+            excess = (seq for seq in behind if self._line.has_excess(seq))
             seq = next((seq for seq in excess if not seq.is_in_flight), None)
             if seq is None:
                 return

@@ -122,3 +122,12 @@ def test_priorities_come_before_shares() -> None:
         engine.step()
     assert not is_running(engine, "polite")
     engine.run_until_done(100)
+
+
+def test_nobody_is_sent_back_for_one_of_a_higher_number() -> None:
+    engine = VirtualEngine(1, max_running=1, max_step_tokens=1, make_policy=fair())
+    engine.add("urgent", 2, 0, tenant="a", priority=-1)
+    engine.step()
+    engine.add("other", 1, 0, tenant="b")
+    engine.run_until_done(10)
+    assert engine.scheduler.num_preemptions == 0

@@ -91,15 +91,15 @@ class Shares:
         )
 
     def has_excess(self, tenant: str | None, num_tokens: int) -> bool:
-        """Whether it has `EXCESS` times its share, also with so many tokens less in play."""
+        """Whether it has more than `EXCESS` shares, also with so many tokens less in play."""
         if len(self._shares) < 2:
             return False
         share = self._shares[tenant]
         part = EXCESS * share.weight / self._weight
         all_tokens = self._num_tokens - num_tokens
         return (
-            share.num_tokens - num_tokens >= part * all_tokens
-            and share.service >= part * self._service
+            share.num_tokens - num_tokens > part * all_tokens
+            and share.service > part * self._service
         )
 
     def _reduce(self, factor: float) -> None:

