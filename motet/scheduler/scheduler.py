@@ -235,10 +235,10 @@ class Scheduler:
             return True
         if any(seq.sampling.has_penalties or seq.guide is not None for seq in self._running):
             return False
+        if self._displaceable():
+            return False
         # Each sequence may need a page, and the last in line may evict least.
         protected = self._line.adapters_ahead(self._running[-1])
-        if self._lacks_room(self._line.owed()) and any(map(self._line.has_excess, self._running)):
-            return False
         return self._reclaimer.num_reclaimable(KV, protected) >= len(self._running)
 
     def schedule(self) -> Plan:
@@ -362,20 +362,25 @@ class Scheduler:
     def _displace(self) -> None:
         """Send running sequences back, one after another, for one that is owed its turn."""
         self._line.promote()
-        while (owed := self._line.owed()) is not None and self._lacks_room(owed):
-            behind = (
-                seq
-                for seq in reversed(self._running)
-                if seq.queued.priority >= owed.queued.priority
-            )
-            excess = (seq for seq in behind if self._line.has_excess(seq))
-            seq = next((seq for seq in excess if not seq.is_in_flight), None)
+        while candidates := self._displaceable():
+            seq = next((seq for seq in candidates if not seq.is_in_flight), None)
             if seq is None:
                 return
             self._preempt(seq)
 
-    def _lacks_room(self, owed: Sequence | None) -> bool:
-        return owed is not None and not self._admission.has_room(owed)
+    def _displaceable(self) -> list[Sequence]:
+        """Whom the first in line may have sent back to get its room, the last in line first.
+
+        Nobody, if it is not owed its turn, or has room.
+        """
+        owed = self._line.owed()
+        if owed is None or self._admission.has_room(owed):
+            return []
+        return [
+            seq
+            for seq in reversed(self._running)
+            if seq.queued.priority >= owed.queued.priority and self._line.has_excess(seq)
+        ]
 
     def _refuse(self) -> list[Refusal]:
         """Forget what the policy gives up."""

@@ -36,8 +36,9 @@ def test_never_two_adapters_at_once_and_all_are_called() -> None:
 def test_a_turn_ends_though_requests_of_its_adapter_keep_coming() -> None:
     policy = OneAdapter()
     policy.add(request(0, "a"))
-    policy.call(request_ := policy.next(()))  # type: ignore[arg-type]
-    assert request_ is not None
+    first = policy.next(())
+    assert first is not None
+    policy.call(first)
     policy.add(request(1, "b"))
     num_overtaking = 0
     for arrival in range(2, 2 + 2 * MAX_OVERTAKING):
@@ -50,7 +51,7 @@ def test_a_turn_ends_though_requests_of_its_adapter_keep_coming() -> None:
         num_overtaking += 1
     assert num_overtaking == MAX_OVERTAKING
     for _ in range(MAX_OVERTAKING + 1):
-        policy.end(request_)
+        policy.end(first)
     last = policy.next(())
     assert last is not None
     assert last.adapters == ("b",)
